@@ -85,6 +85,12 @@ def test_a_bad_graph_is_refused_by_its_number(edges, features, told):
         pack([PATH, edges], [ONES, features])
 
 
+@pytest.mark.parametrize("given", [[[1, 2]], np.zeros((3, 4)), np.zeros((1, 1, 1, 2, 2)).astype(str), 3])
+def test_what_is_no_array_of_graphs_is_refused(given):
+    with pytest.raises(DataError, match=r"^packed: expected graphs of shape \(n, 1, 1, rows, F\), as cntk_pipeline"):
+        unpack(given)
+
+
 def test_arrays_that_hold_no_graphs_are_refused_by_their_rows():
     packed = np.repeat(pack([PATH], [ONES]), 3, axis=0)
     for place, value in ((0, 2.5), (0, 0), (1, 0), (1, 9), (2, 1), (3, 0.5), (4, 2), (5, 3), (6, np.inf)):

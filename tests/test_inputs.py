@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.datasets import Dataset, Split, as_split, assemble, load
@@ -90,6 +91,26 @@ def test_masked_labels_are_refused():
 )
 def test_masked_arrays_are_refused_wherever_arrays_are_taken(name, call):
     with pytest.raises(DataError, match=f"^{name}: expected a plain array, got a masked one"):
+        call()
+
+
+SPARSE = csr_array(np.eye(4))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: kernel_matrix(DENSE, SPARSE),
+        lambda: NetworkKernel(DENSE)(SPARSE),
+        lambda: fill_memory("nowhere", [DENSE], SPARSE),
+        lambda: KernelClassifier(DENSE).fit(SPARSE, [0, 1, 1, 0]),
+        lambda: KernelRegressor(DENSE).fit(np.eye(4), SPARSE),
+        lambda: gp_posterior(SPARSE, np.eye(4), np.eye(4)),
+        lambda: as_split(SPARSE, [0, 1, 1, 0]),
+    ],
+)
+def test_sparse_arrays_are_refused_with_the_remedy(call):
+    with pytest.raises(DataError, match=r"expected a dense array, got a sparse csr_array: give its \.toarray\(\)"):
         call()
 
 

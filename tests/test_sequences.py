@@ -59,6 +59,12 @@ def test_too_few_steps_and_other_arrays_are_refused():
         lengths(hole)
 
 
+@pytest.mark.parametrize("given", [([1.0] for _ in range(2)), "abc", {0: [1.0]}, 3])
+def test_what_is_no_list_of_sequences_is_refused(given):
+    with pytest.raises(DataError, match=r"expected a list of arrays \(T, C\), got .*: of a generator give list"):
+        pad(given)
+
+
 def test_steps_that_are_no_whole_number_are_refused():
     with pytest.raises(DataError, match=r"sequences: steps must be a whole number, got 3\.5"):
         pad([[1.0, 2.0, 3.0]], steps=3.5)

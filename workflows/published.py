@@ -9,6 +9,7 @@ The accuracies of the runs lie in `results`, a file a workflow, as `record.py` w
 
 import argparse
 import csv
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,46 @@ def _draw_curves(axes: "Axes", curves: dict[str, list[tuple[int, float]]]) -> No
     axes.set_xscale("log")
     axes.set(xlabel="training images", ylabel="test accuracy (%)")
     axes.legend()
+
+
+def poolings(rows: list[Row], kind: str) -> dict[int, list[Row]]:
+    """Find the test accuracies of a run by depth: without pooling, with local poolings by radius, with the global one.
+
+    Each read-out has one ridge, where leave-one-out chooses it in the run; of several the first one is taken.
+    """
+    found: dict[int, dict[int, Row]] = {}
+    for row in rows:
+        depth, pooling, own = row.readout.split("-")
+        if row.images == "test" and own == kind:
+            found.setdefault(int(depth.removeprefix("depth")), {}).setdefault(_radius(pooling), row)
+    return {depth: [row for _, row in sorted(by_radius.items())] for depth, by_radius in sorted(found.items())}
+
+
+def _radius(pooling: str) -> int:
+    ends = {"flatten": 0, "gap": sys.maxsize}
+    return ends[pooling] if pooling in ends else int(pooling.removeprefix("lap"))
+
+
+def draw_poolings(rows: list[Row]) -> "Figure":
+    """Draw the accuracies of a run over the pooling of its read-outs, a line a depth; bars are two standard errors."""
+    with styled():
+        figure = new_figure(10.0, 4.2)
+        for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("ntk", "nngp"), strict=True):
+            for number, (depth, found) in enumerate(poolings(rows, kind).items()):
+                axes.errorbar(
+                    [place + 0.06 * number for place in range(len(found))],
+                    [100 * row.accuracy for row in found],
+                    yerr=[200 * row.standard_error for row in found],
+                    color=COLOURS[number],
+                    marker=MARKERS[number],
+                    capsize=2,
+                    label=f"depth {depth}",
+                )
+                names = [row.readout.split("-")[1] for row in found]
+                axes.set_xticks(range(len(found)), [name.replace("lap", "LAP ") for name in names])
+            axes.set(title=kind.upper(), xlabel="pooling", ylabel="test accuracy (%)" if kind == "ntk" else "")
+            axes.legend()
+        return figure
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ __all__ = [
 
 _KERNELS = ("kernel_diagonal", "kernel_matrices", "kernel_matrix", "summary")
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {name: "kernels" for name in _KERNELS} | {"OpenRun": "opened", "open_run": "opened", "run": "interactive"},
 )

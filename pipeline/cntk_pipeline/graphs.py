@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import DataError
-from cntk_pipeline.inputs import as_array, is_whole_number
+from cntk_pipeline.inputs import as_array, is_whole_number, short_repr
 
 __all__ = ["Graphs", "encode_labels", "pack", "unpack"]
 
@@ -142,7 +142,7 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
         streams.append(np.concatenate([[len(nodes), len(pairs)], pairs.reshape(-1), nodes.reshape(-1)]))
     needed = -(-max(map(len, streams)) // width)
     if rows is not None and not is_whole_number(rows):
-        raise DataError(f"graphs: rows must be a whole number, got {rows!r}")
+        raise DataError(f"graphs: rows must be a whole number, got {short_repr(rows)}")
     if rows is not None and rows < needed:
         raise DataError(f"graphs: the largest graph needs {needed} rows of {width} numbers, got rows={rows}")
     packed = np.zeros((len(streams), (rows or needed) * width))
@@ -205,8 +205,14 @@ def unpack(packed: Array, first: int = 0) -> Graphs:
     Raises
     ------
     DataError
-        If an item is no packed graph, with its number.
+        If an item is no packed graph, with its number; or it is no such array.
     """
+    packed = as_array("packed", packed)
+    if not is_graph(packed.shape[1:]) or packed.dtype.kind not in "biuf":
+        raise DataError(
+            f"packed: expected graphs of shape (n, 1, 1, rows, F), as cntk_pipeline.graphs.pack makes them, got "
+            f"{packed.dtype} of shape {packed.shape}"
+        )
     flat = packed.reshape(len(packed), -1).astype(np.float64, copy=False)
     width, length = packed.shape[-1], flat.shape[1]
     header = flat[:, :2]

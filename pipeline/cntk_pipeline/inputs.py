@@ -1,11 +1,44 @@
 """Checks of arrays from users, for data sets and for `kernel_matrix` alike."""
 
-from numbers import Integral
+import math
+import reprlib
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from cntk_pipeline.errors import DataError
+
+MOST_NUMBERS = 12
+"""Of an array, or entries of a list, that an error text writes out."""
+
+
+class _Short(reprlib.Repr):
+    """Writes values as Python does, but for long ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = MOST_NUMBERS
+        self.maxstring = self.maxother = 200
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        shape = getattr(x, "shape", None)
+        if isinstance(shape, tuple) and math.prod(shape) > MOST_NUMBERS:
+            return f"<{type(x).__name__} of shape {tuple(shape)}>"
+        return super().repr_instance(x, level)
+
+
+def short_repr(value: object) -> str:
+    """Write what a user gave, for an error text: as Python does, but an array of many numbers by its shape alone.
+
+    Examples
+    --------
+    >>> short_repr(np.zeros((1797, 8, 8)))
+    '<ndarray of shape (1797, 8, 8)>'
+    >>> short_repr([1, "a"])
+    "[1, 'a']"
+    """
+    return _Short().repr(value)
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:
@@ -13,14 +46,21 @@ def is_whole_number(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a real number, also one of NumPy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def require_plain(name: str, array: object) -> None:
-    """Refuse a masked array: entries behind the mask would be used as values.
+    """Refuse a masked array, whose entries behind the mask would be used as values, and a sparse one.
 
     Raises
     ------
     DataError
-        If it is masked, with ``name`` and the remedy.
+        With ``name`` and the remedy.
     """
+    if callable(getattr(array, "toarray", None)):  # of SciPy, which need not be imported; NumPy makes no array of it
+        raise DataError(f"{name}: expected a dense array, got a sparse {type(array).__name__}: give its .toarray()")
     if isinstance(array, np.ma.MaskedArray):
         raise DataError(
             f"{name}: expected a plain array, got a masked one, {int(np.asarray(array.mask).sum())} of whose "
@@ -48,25 +88,31 @@ MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 """Names of the types of missing values: Python's None, and those of pandas, which need not be installed."""
 
 
-def require_no_missing(name: str, given: object) -> None:
-    """Refuse missing values among labels or targets: None, NaN beside text, and pandas' NA, which compare with nothing.
+def _is_missing(value: object) -> bool:
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(value))
+    return type(value).__name__ in MISSING_TYPES or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+
+
+def require_no_missing(given: object) -> None:
+    """Refuse missing values among labels or targets: None, NaN beside text, missing dates, and pandas' NA.
+
+    They compare with nothing, or become numbers.
 
     Raises
     ------
     DataError
-        With ``name`` and the place.
+        With the place in ``y``.
     """
-    require_no_missing_text(name, given)
+    require_no_missing_text("y", given)
     values = np.asarray(given)
-    if values.dtype != object or not values.ndim:  # no labels at all are named elsewhere
+    if values.dtype.kind not in "OmM" or not values.ndim:  # no labels at all are named elsewhere
         return
     for place in np.ndindex(values.shape):
         value = values[place]
-        if type(value).__name__ in MISSING_TYPES or (isinstance(value, float | np.floating) and np.isnan(value)):
+        if _is_missing(value):
             at = ", ".join(map(str, place))
-            raise DataError(
-                f"{name}[{at}]: expected a value, got {value!r}, a missing one; drop its row, or fill it in"
-            )
+            raise DataError(f"y[{at}]: expected a value, got {value!r}, a missing one; drop its row, or fill it in")
 
 
 def require_channels_last(name: str, shape: tuple[int, ...]) -> None:
@@ -127,4 +173,38 @@ def describe_objects(array: np.ndarray) -> str:
     """Say what an array of Python objects holds: the first one that is of another type than the first one."""
     values = array.ravel()
     place = next((k for k, value in enumerate(values) if type(value) is not type(values[0])), 0)
-    return f"Python objects, such as {values[place]!r} at number {place}" if len(values) else "no value"
+    return f"Python objects, such as {short_repr(values[place])} at number {place}" if len(values) else "no value"
+
+
+def instead_of_numbers(name: str, array: np.ndarray) -> str:
+    """Say what an array holds in the place of real numbers, and what to write: the end of an error."""
+    kind, got = array.dtype.kind, f"got dtype {array.dtype}"
+    if kind == "O":
+        return f"{got}, {describe_objects(array)}: give {name}.astype(float) where all are numbers"
+    if kind == "c":
+        return f"{got}: give {name}.real, or real and imaginary parts as features of their own"
+    if kind in "mM":
+        return f"{got}: give numbers, such as days since the first date"
+    where = " where texts are numbers" if kind in "US" else ""
+    return f"{got}: give {name}.astype(float){where}"
+
+
+def require_real_targets(name: str, given: object) -> None:
+    """Refuse targets of a regression that are no real numbers, though NumPy would make numbers of them: dates and text.
+
+    Raises
+    ------
+    DataError
+        With ``name``, what was given, and the remedy.
+    """
+    values = np.asarray(given)
+    if not values.ndim:  # no targets at all are named elsewhere
+        return
+    # scikit-learn refuses complex numbers in its own words, which its checks of estimators look for.
+    if values.dtype.kind not in "fiubcO" or not all(map(_is_real, values.flat if values.dtype == object else ())):
+        raise DataError(f"{name}: expected real numbers, {instead_of_numbers(name, values)}")
+
+
+def _is_real(value: object) -> bool:
+    """Tell whether a Python object is a real number; texts and dates of NumPy and pandas are none."""
+    return value.dtype.kind in "fiub" if isinstance(value, np.generic) else hasattr(value, "__float__")

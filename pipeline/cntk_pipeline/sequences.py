@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import DataError
-from cntk_pipeline.inputs import as_array, is_whole_number
+from cntk_pipeline.inputs import as_array, is_whole_number, short_repr
 
 __all__ = ["lengths", "pad"]
 
 Array = npt.NDArray[Any]
-
-REMEDY = "cntk_pipeline.sequences.pad lays sequences of unequal lengths out so"
 
 
 def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
@@ -47,6 +45,11 @@ def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
     >>> pad([[1.0, 2.0, 3.0], [4.0]])[:, :, 0].tolist()
     [[1.0, 2.0, 3.0], [4.0, nan, nan]]
     """
+    if not hasattr(sequences, "__len__") or isinstance(sequences, str | bytes | dict | set):
+        raise DataError(
+            f"sequences: expected a list of arrays (T, C), got {short_repr(sequences)}: of a generator give "
+            "list(sequences)"
+        )
     if not len(sequences):
         raise DataError("sequences: expected at least one, got none")
     read = [_read(given, number) for number, given in enumerate(sequences)]
@@ -58,7 +61,7 @@ def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
             "are (T, C), steps first; transpose those that have their channels first"
         )
     if steps is not None and not is_whole_number(steps):
-        raise DataError(f"sequences: steps must be a whole number, got {steps!r}")
+        raise DataError(f"sequences: steps must be a whole number, got {short_repr(steps)}")
     if steps is not None and steps < longest:
         raise DataError(f"sequences: the longest one has {longest} steps, got steps={steps}: leave steps out")
     padded = np.full((len(read), steps or longest, channels), np.nan)
@@ -141,7 +144,7 @@ def has_absent_pixels(images: Array) -> bool:
     return images.ndim == 4 and images.dtype.kind == "f" and images.size > 0 and bool(np.isnan(images.min()))
 
 
-def find_broken(name: str, images: Array, first: int = 0) -> npt.NDArray[np.bool_]:
+def find_broken(name: str, images: Array, first: int) -> npt.NDArray[np.bool_]:
     """Find numbers of inputs that are not finite, but for those of absent positions, bool of their shape.
 
     Parameters
@@ -161,6 +164,12 @@ def find_broken(name: str, images: Array, first: int = 0) -> npt.NDArray[np.bool
         present[~present.any((1, 2))] = True  # an image without pixels is broken
         broken &= present[..., None]
     return broken
+
+
+def remedy_of(image: Array) -> str:
+    """Say what to do with an image that holds numbers which are not finite."""
+    is_empty = image.ndim == 3 and bool(np.isnan(image).all())
+    return "no pixel of it is there: leave it out" if is_empty else "drop or repair that image"
 
 
 def read_presence(name: str, images: Array, anywhere: bool, first: int = 0) -> npt.NDArray[np.bool_]:

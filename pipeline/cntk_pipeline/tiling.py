@@ -96,16 +96,15 @@ class KeptTiles:
         return self.pieces * (self.pieces + 1) // 2
 
 
-def lower_tiles(cut: Cut, columns: int | None = None) -> Iterator[Tile]:
-    """List the tiles on and below the diagonal, row by row; of the first columns of tiles alone, where they are given.
+def lower_tiles(cut: Cut) -> Iterator[Tile]:
+    """List the tiles on and below the diagonal, row by row.
 
     Examples
     --------
-    >>> [(tile.row, tile.col) for tile in lower_tiles(Cut(12, 4), 1)]
-    [(0, 0), (1, 0), (2, 0)]
+    >>> [(tile.row, tile.col) for tile in lower_tiles(Cut(8, 4))]
+    [(0, 0), (1, 0), (1, 1)]
     """
-    last = cut.pieces if columns is None else columns
-    return (Tile(row, col) for row in range(cut.pieces) for col in range(min(row + 1, last)))
+    return (Tile(row, col) for row in range(cut.pieces) for col in range(row + 1))
 
 
 def total_pairs(train: int, test: int, centres: int | None = None, *, symmetric: bool = True) -> int:
@@ -225,7 +224,7 @@ def choose_factor_tile(train: int, kernel_tile: int, wanted: int | None = None, 
 PRODUCT_PIECES, SMALLEST_PRODUCT_TILE, LARGEST_PRODUCT_TILE = 16, 2048, 8192
 
 
-def choose_product_tile(train: int, kernel_tile: int, wanted: int | None = None) -> int:
+def choose_product_tile(train: int, kernel_tile: int, wanted: int | None) -> int:
     """Choose the edge of the kernel's blocks that conjugate gradients multiply at a time, a multiple of its tile.
 
     About 16 block rows, 136 tasks an iteration, for any number of workers: sums over blocks must not depend on

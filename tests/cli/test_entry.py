@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.commands import environment
 from support.processes import wait_until
 
 from cntk_pipeline.environment import require_usable
@@ -17,10 +18,6 @@ pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "cntk_pipeline.cli", "status", "nowhere"]
 RUN = [*COMMAND[:-2], "run", "w.toml"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")} | more
 
 
 @pytest.mark.parametrize(("command", "library"), [(COMMAND, "numpy"), (COMMAND, "pydantic"), (RUN, "scipy")])

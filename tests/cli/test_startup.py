@@ -52,6 +52,24 @@ def test_the_package_alone_imports_no_library() -> None:
     assert not (COMPUTING | OTHER_PLACES | WRITING | ARRAYS) & set(found)
 
 
+def test_the_names_of_rooms_are_listed_without_an_import_of_their_files() -> None:
+    rooms = ("", ".datasets", ".finite", ".kernels", ".regression")
+    code = "import sys, importlib\nfor room in sys.argv[1:]:\n    room = importlib.import_module(room)\n"
+    listed = f"{code}    missing = {{*room.__all__}} - {{*dir(room)}}\n    assert not missing, missing\n"
+    listed += "    assert not {'TYPE_CHECKING', 'lazy_names'} & {*dir(room)}\n"
+    found = modules_after(f"{listed}print(*sys.modules, file=sys.stderr)", *(f"cntk_pipeline{room}" for room in rooms))
+    assert "cntk_pipeline.regression" in found
+    assert not (COMPUTING | OTHER_PLACES | WRITING | ARRAYS) & set(found)
+
+
+def test_help_of_a_room_shows_its_functions() -> None:
+    code = (
+        "import sys, pydoc, cntk_pipeline.regression as room\nprint(*pydoc.render_doc(room).split(), file=sys.stderr)"
+    )
+    found = " ".join(modules_after(code)).replace("\b", "")
+    assert "lleeaavvee__oonnee__oouutt(" in found or "leave_one_out(" in found
+
+
 def test_the_compiler_is_loaded_when_an_estimator_is_fitted_and_not_before() -> None:
     found = modules_after(f"{ESTIMATOR}\nprint(*sys.modules, file=sys.stderr)")
     assert "cntk_pipeline.estimators.classifier" in found

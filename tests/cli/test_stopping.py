@@ -40,7 +40,7 @@ stopping.OVERRUN_SECONDS, stopping.AGAIN_SECONDS = float(sys.argv[1]), float(sys
 """
 
 ALONE = """
-with stopping.stop_on_signals(lambda line: print(line, flush=True)):
+with stopping.stop_on_signals(lambda line: print(line, flush=True), stopping.DRAIN_SECONDS):
     get_stuck()
 """
 
@@ -51,7 +51,7 @@ with stopping.stop_on_signals(lambda line: print(line, flush=True), stopping.DRA
 
 ASKED = """
 import threading
-with stopping.stop_on_signals(lambda line: print(line, flush=True)) as stop:
+with stopping.stop_on_signals(lambda line: print(line, flush=True), stopping.DRAIN_SECONDS) as stop:
     threading.Timer(0.1, stop.set).start()
     get_stuck()
 """
@@ -72,7 +72,7 @@ def write_or_get_stuck(self, index, values):
     return write(self, index, values)
 
 TiledArray.write = write_or_get_stuck
-with stopping.stop_on_signals(lambda line: print(line, flush=True)) as stop:
+with stopping.stop_on_signals(lambda line: print(line, flush=True), stopping.DRAIN_SECONDS) as stop:
     runs.start(parse_config(json.loads(sys.argv[3]), "test"), Recorder(), stop)
 """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from support.commands import environment
 
 from cntk_pipeline.storage import LocalPath
 
@@ -37,10 +38,6 @@ LOOKS = [
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "cntk_pipeline.cli", *map(str, arguments)]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")} | more
 
 
 def cntk(

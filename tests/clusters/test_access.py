@@ -11,6 +11,7 @@ import psutil
 import pytest
 from distributed.security import Security
 from support.problems import Recorder
+from support.processes import nothing
 
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.address.access import client_security, require_encrypted, scheduler_address
@@ -25,10 +26,6 @@ from cntk_pipeline.rundir.directory import RunDirectory
 pytestmark = pytest.mark.slow
 
 AT_ONCE = {"distributed.comm.timeouts.connect": "1s"}
-
-
-def nothing() -> None:
-    pass
 
 
 def table(certificates: Certificates) -> dict[str, str]:

@@ -5,7 +5,7 @@ import signal
 from typing import Any
 
 import pytest
-from support.processes import wait_until
+from support.processes import nothing, wait_until
 
 from cntk_pipeline.clusters import CLUSTERS, Executor
 from cntk_pipeline.clusters.cluster import slots_of_workers
@@ -16,10 +16,6 @@ from cntk_pipeline.clusters.table import idle_options, require_devices
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.resources import core_count
-
-
-def nothing() -> None:
-    pass
 
 
 def where() -> tuple[int, str | None]:

@@ -13,7 +13,7 @@ import dask.config
 import dask.utils
 import distributed
 import pytest
-from support.processes import wait_until
+from support.processes import nothing, wait_until
 
 from cntk_pipeline.clusters import CLUSTERS, Completion, Executor, WorkerMemory
 from cntk_pipeline.clusters.dask.executor import DaskExecutor, ExecutorTraits, prepared
@@ -22,10 +22,6 @@ from cntk_pipeline.errors import ConfigError, WorkersLost
 from cntk_pipeline.resources import memory_bytes
 
 pytestmark = pytest.mark.slow
-
-
-def nothing() -> None:
-    pass
 
 
 def double(number: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import distributed
 import pytest
 from support.problems import Recorder
+from support.processes import nothing
 
 from cntk_pipeline.cli.watch import Watcher, moment_of
 from cntk_pipeline.clusters.dask import executor as executors
@@ -27,10 +28,6 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.telemetry.progress import RunProgress, StageProgress
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
-
-
-def nothing() -> None:
-    pass
 
 
 def ask(address: str) -> tuple[str, dict[str, str]]:

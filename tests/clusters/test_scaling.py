@@ -7,6 +7,7 @@ import dask.config
 import psutil
 import pytest
 from support.problems import Recorder
+from support.processes import nothing
 
 from cntk_pipeline.clusters import CLUSTERS, Executor
 from cntk_pipeline.clusters.dask.scaling import RELEASE_SECONDS, RESTORE_SECONDS, Scalable, Scaling, bounds
@@ -111,10 +112,6 @@ def test_more_workers_at_least_than_at_most_are_refused() -> None:
     assert bounds(ClusterConfig(minimum_workers=1), 3) == (1, 3)
     with pytest.raises(ConfigError, match=r"minimum_workers = 4 must be at most cluster.workers, here 3"):
         bounds(ClusterConfig(minimum_workers=4), 3)
-
-
-def nothing() -> None:
-    pass
 
 
 def rest() -> int:

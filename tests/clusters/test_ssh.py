@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import wait_until
+from support.processes import nothing, wait_until
 
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.ssh.executor import shares
@@ -24,10 +24,6 @@ from cntk_pipeline.clusters.ssh.submitter import _run as ask_host
 from cntk_pipeline.clusters.table import cluster_of
 from cntk_pipeline.config import ClusterConfig, parse_config
 from cntk_pipeline.errors import ConfigError, SubmissionFailed
-
-
-def nothing() -> None:
-    pass
 
 
 @pytest.mark.parametrize(

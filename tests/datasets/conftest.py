@@ -1,6 +1,5 @@
 """Tiny CIFAR-10 releases, written from the same arrays in each published form."""
 
-import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from support.formats import png
 
 Writer = Callable[[Path], Path]
 PER_BATCH = 3
@@ -78,9 +77,3 @@ def write_table(path: Path, parts) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     labels = [label for _, part in parts for label in part]
     pq.write_table(pa.table({"img": pa.array(rows, kind), "label": pa.array(labels, pa.int64())}), path)
-
-
-def png(image: npt.NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()

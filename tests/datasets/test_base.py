@@ -61,7 +61,7 @@ def test_pixels_that_are_absent_in_all_channels_are_kept_but_some_are_there_in_e
     absent[1, 0, :2], absent[3, :, 2] = np.nan, np.nan
     np.testing.assert_array_equal(make(absent).train.images, absent)
     absent[2] = np.nan
-    with pytest.raises(DataError, match=r"got nan in image 2 at .* = \(0, 0, 0\); drop or repair"):
+    with pytest.raises(DataError, match=r"got nan in image 2 at .* = \(0, 0, 0\); no pixel of it is there"):
         make(absent)
 
 

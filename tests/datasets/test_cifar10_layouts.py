@@ -1,5 +1,4 @@
 import contextlib
-import io
 import os
 import pickle
 import sys
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from support.formats import png
 from support.garbling import garble
 
 from cntk_pipeline.datasets import load
@@ -102,12 +102,6 @@ def test_an_empty_batch_is_named(write_python, tmp_path, pickled):
     pickled({b"data": np.zeros((0, 3072), np.uint8), b"labels": []}, protocol=4)
     with pytest.raises(DataError, match="data_batch_1: expected at least one image, got none; fetch"):
         load("cifar10", str(tmp_path))
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 import pickle
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from support.graphs import draw_graphs
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import DataError, NotPositiveDefinite
-from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel
+from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel, fill_memory
 from cntk_pipeline.estimators import question as questions
 from cntk_pipeline.estimators import source as sources
 from cntk_pipeline.graphs import pack
@@ -342,6 +344,135 @@ def test_missing_labels_are_named() -> None:
         KernelRegressor(DENSE).fit(X, [[1.0], [2.0], [None], *([3.0] for _ in range(17))])
     with pytest.raises(ValueError, match="y: expected classes of one type, numbers or texts, got Python objects, such"):
         KernelClassifier(DENSE).fit(X, np.array(["p", 1] * 10, object))
+
+
+DATES = np.arange(20).astype("M8[D]")
+
+
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+@pytest.mark.parametrize("unit", ["M8[D]", "m8[s]"])
+def test_missing_dates_are_named(kind: Any, unit: str) -> None:
+    y = np.arange(20).astype(unit)
+    y[3] = "NaT"
+    for given in (y, y.astype(object), pytest.importorskip("pandas").Series(y)):
+        with pytest.raises(DataError, match=r"y\[3\]: expected a value, got .*(NaT|None).*, a missing one; drop"):
+            kind(DENSE).fit(X, given)
+
+
+@pytest.mark.parametrize("y", [DATES, DATES - DATES[0], Y.astype(str), Y.astype(str).astype(object), DATES.astype("O")])
+def test_targets_that_are_no_numbers_are_refused(y: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"^y: expected real numbers, got dtype .*: give "):
+        KernelRegressor(DENSE).fit(X, y)
+
+
+def test_complex_targets_are_refused_in_the_words_of_scikit_learn() -> None:
+    with pytest.raises(ValueError, match="Complex data not supported"):
+        KernelRegressor(DENSE).fit(X, Y + 1j)
+
+
+def test_targets_of_python_s_numbers_are_taken() -> None:
+    y = [*map(Fraction, range(10)), *map(Decimal, range(10))]
+    expected = KernelRegressor(DENSE, ridge=0.1).fit(X, np.r_[:10, :10]).predict(X)
+    np.testing.assert_array_equal(KernelRegressor(DENSE, ridge=0.1).fit(X, y).predict(X), expected)
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        (X + 1j, r"X must hold real numbers, got dtype complex128|Complex data not supported"),
+        (X.astype("M8[s]"), r"X must hold real numbers, got dtype datetime64\[s\]: give numbers"),
+        (X.astype(str), r"X must hold real numbers, got dtype <U|arrays of bytes/strings"),
+    ],
+)
+@pytest.mark.parametrize("kept", [False, True])
+def test_samples_that_are_no_numbers_are_refused_with_and_without_a_memory(
+    x: np.ndarray, told: str, kept: bool, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"memory": tmp_path / "memory"} if kept else {}
+    x = x if x.dtype.kind != "U" else np.full(x.shape, "a")
+    for call in (
+        lambda: KernelClassifier(DENSE, **options).fit(x, Y),
+        lambda: KernelRegressor(DENSE, **options).fit(x, Y),
+        lambda: NetworkKernel(DENSE, **options)(x),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
+    with pytest.raises(DataError, match=r"Y must hold real numbers, got dtype"):
+        NetworkKernel(DENSE, **options)(X, x)
+    with pytest.raises(DataError, match=r"x must hold real numbers, got dtype"):
+        fill_memory(tmp_path / "memory", [DENSE], x)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_number_that_is_not_finite_is_named_at_its_place(kept: bool, tmp_path: Path) -> None:
+    kernel = NetworkKernel(DENSE, memory=tmp_path if kept else None)
+    kernel(X[:10])
+    broken = X.copy()
+    broken[13, 5] = np.nan
+    with pytest.raises(DataError, match=r"^X holds nan at index \(13, 5\): inputs must be finite"):
+        kernel(broken)
+    with pytest.raises(DataError, match=r"^Y holds nan at index \(13, 5\): inputs must be finite"):
+        kernel(X, broken)
+    with pytest.raises(DataError, match=r"^x holds nan at index \(13, 5\): inputs must be finite"):
+        fill_memory(tmp_path, [DENSE], broken)
+
+
+@pytest.mark.parametrize("options", [{}, {"kind": "nngp"}, {"memory": "memory"}, {"flips": True}, {"n_centres": 3}])
+def test_grey_images_are_refused_by_their_own_shape(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grey = X.reshape(-1, 8, 8)
+    told = r"^X must be of shape \(n, H, W, C\) or \(n, features\), got \(20, 8, 8\): grey images are X\[\.\.\., None\]"
+    with pytest.raises(DataError, match=told):
+        KernelClassifier(CONVOLUTIONAL, **options).fit(grey, Y)
+    with pytest.raises(DataError, match=told.replace("X", "x")):
+        fill_memory("memory", [CONVOLUTIONAL], grey)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["ntk", "nngp"])
+def test_features_that_may_be_pixels_are_refused_with_image_shape(kind: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"vectors of shape .*; give image_shape=\(height, width, channels\) if features"
+    ):
+        KernelClassifier(CONVOLUTIONAL, kind=kind).fit(X, Y)
+    with pytest.raises(ValueError, match="Relu needs") as caught:
+        KernelClassifier(Sequential(Relu(), Dense()), kind=kind).fit(X, Y)
+    assert "image_shape" not in str(caught.value)
+    with pytest.raises(
+        DataError, match=r"^X\.reshape\(-1, 1, 8, 8\): .* channels first; give X\.reshape\(-1, 1, 8, 8\)\.tr"
+    ):
+        KernelClassifier(CONVOLUTIONAL, image_shape=(1, 8, 8)).fit(X, Y)
+
+
+def test_features_and_images_of_one_shape_are_the_same_samples() -> None:
+    images, model = X.reshape(-1, 8, 8, 1), KernelClassifier(CONVOLUTIONAL, image_shape=(8, 8, 1), ridge=0.1)
+    expected = model.fit(images, Y).decision_function(images)
+    np.testing.assert_array_equal(model.decision_function(X), expected)
+    np.testing.assert_array_equal(model.fit(X, Y).decision_function(images), expected)
+    with pytest.raises(ValueError, match=r"asks for X of shape \(n, 64\) or \(n, 8, 8, 1\), got \(20, 8, 8\)"):
+        model.predict(X.reshape(-1, 8, 8))
+    with pytest.raises(ValueError, match="X has 63 features, but KernelClassifier is expecting 64 features"):
+        model.predict(X[:, 1:])
+
+
+def test_errors_of_a_given_kernel_name_the_argument() -> None:
+    kernel = kernel_matrix(DENSE, X)
+    with pytest.raises(ValueError, match=r"^X must be symmetric"):
+        KernelClassifier("precomputed").fit(np.triu(kernel), Y)
+    with pytest.raises(NotPositiveDefinite, match=r"^X is not positive definite"):
+        KernelClassifier("precomputed").fit(-kernel, Y)
+
+
+@pytest.mark.parametrize("ridge", ["auto", 0.1, [0.1, 1.0]])
+def test_an_unknown_mode_of_ridges_is_named_before_pairs_are_computed(
+    ridge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions.kernels, "kernel_matrix", None)
+    with pytest.raises(ValueError, match=r"ridge_mode must be 'relative' .* got 'rel'"):
+        KernelClassifier(DENSE, ridge=ridge, ridge_mode="rel").fit(X, Y)
 
 
 @pytest.mark.parametrize(

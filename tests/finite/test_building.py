@@ -13,6 +13,7 @@ from twin.reference import place, two
 
 from cntk_pipeline import finite, layers
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
+from cntk_pipeline.finite.absent import Inputs
 from cntk_pipeline.finite.activations import ACTIVATIONS, ELEMENTWISE
 from cntk_pipeline.finite.builders import BUILDERS
 from cntk_pipeline.graphs import pack
@@ -545,7 +546,8 @@ class Unknown(layers.Layer):
         ((Dense(), 4, 3), r"input_shape is that of one input, such as x.shape\[1:\], got 3"),
         ((Dense(), 4, (-3,)), r"input_shape is that of one input, .* got \(-3,\)"),
         ((Dense(), 4, (3.0,)), r"input_shape is that of one input, .* got \(3\.0,\)"),
-        ((Dense(), 4, (4, 3)), r"expected inputs of shape \(n, H, W, C\) or \(n, features\), got \(1, 4, 3\)"),
+        ((Dense(), 4, (4, 3)), r"is that of one input, \(H, W, C\) or \(features,\), got \(4, 3\): grey"),
+        ((Dense(), 4, (5, 4, 4, 1)), r"got \(5, 4, 4, 1\): leave out the number of inputs, \(4, 4, 1\)"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused_with_the_place(arguments, message):
@@ -580,3 +582,53 @@ def test_without_torch_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"finite networks need torch: pip install 'cntk-pipeline\[finite\]'"):
         finite.build(Dense(), 4, (3,))
+
+
+# Other devices.
+
+ON_DEVICES = {
+    **{name: ((1, 5, 2), Sequential(layers.Padded(), *body)) for name, body in STATES.items()},
+    "pooling": ((8, 8, 3), layers.presets.cntk(3, pooling="lap2")),
+    "residual": ((8, 8, 3), layers.presets.resnet(8)),
+    "transformer": ((8, 8, 3), layers.presets.transformer(1, position_std=1.0)),
+    "maxima": ((8, 8, 3), Sequential(Conv(3), layers.MaxPool((1, 2)), Dense(), layers.Maxout(2), Flatten(), Dense())),
+    "masks": ((8, 8, 3), Sequential(layers.Masked(), Conv(3), Relu(), GlobalAvgPool(), Dense())),
+    "fully connected": ((7,), layers.presets.fully_connected(2, b_std=0.1)),
+}
+
+
+@pytest.mark.parametrize("name", ON_DEVICES)
+def test_a_module_computes_where_its_inputs_lie(name, monkeypatch):
+    """On the device "meta", which has no values: a tensor that a layer makes on the processor is refused there.
+
+    So which positions are there is told to a network that would read it off the values.
+    """
+
+    def take(inputs, x):
+        inputs.present = np.ones((len(x), *x.shape[2:]), bool)
+        return x
+
+    monkeypatch.setattr(Inputs, "take", take)
+    shape, network = ON_DEVICES[name]
+    module = finite.build(network, 4, shape, dtype="float32").to("meta")
+    found = module(torch.empty((2, *shape), device="meta", dtype=torch.float32))
+    assert found.device.type == "meta"
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("of_graphs", [False, True])
+def test_what_a_network_cannot_multiply_is_refused_with_the_remedy(of_graphs):
+    x = pack(*zip(*draw_graphs([3, 4], 2), strict=True)).astype(np.float64) if of_graphs else X
+    body = [layers.GraphConv(), layers.GlobalSumPool()] if of_graphs else [Conv(3), Relu(), GlobalAvgPool()]
+    module = finite.build(Sequential(*body, Dense()), 4, x.shape[1:], seed=0)
+    assert module(torch.tensor(x)).dtype == torch.float64
+    told = r"^the network has weights of torch\.float64, got a tensor of torch\.float32: give x\.to\(torch\.float64\)"
+    with pytest.raises(DataError, match=told):
+        module(torch.tensor(x, dtype=torch.float32))
+    with pytest.raises(DataError, match=r"takes a tensor of torch, got ndarray: give torch\.as_tensor\(x\)"):
+        module(x)
+
+
+def test_a_network_that_takes_several_dtypes_still_does():
+    module = finite.build(Sequential(layers.PositionalEmbedding(), Dense()), 4, X.shape[1:], seed=0)
+    assert module(torch.tensor(X, dtype=torch.float32)).dtype == torch.float64

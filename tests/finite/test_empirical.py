@@ -331,6 +331,13 @@ def test_absent_positions_are_refused_where_the_network_does_not_take_them():
             kernel(network, HOLES, width=4)
 
 
+def test_a_module_whose_parameters_are_all_frozen_has_no_ntk():
+    module = torch.nn.Linear(6, 2).double().requires_grad_(False)
+    with pytest.raises(LayerError, match=r'no parameter of the module is trained, .*: give kind="nngp", or call'):
+        empirical_kernel(module, VECTORS)
+    assert empirical_kernel(module, VECTORS, kind="nngp").all()
+
+
 def test_what_is_no_network_is_refused():
     for kernel in (empirical_kernel, empirical_kernels):
         with pytest.raises(LayerError, match=r"a layer of cntk_pipeline\.layers.*, got 'cntk'"):

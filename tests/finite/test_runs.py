@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.problems import Recorder, require_same_kernel, whole_matrix
+from support.problems import Recorder, kernel_files, require_same_kernel, whole_matrix
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.config import RunConfig
@@ -29,10 +29,6 @@ KERNEL = {"engine": "empirical", "width": 8, "seed": 3, "draws": 2, "dtype": "fl
 
 
 READOUTS = {"depths": [3], "poolings": ["gap"], "kinds": ["ntk", "nngp"]}
-
-
-def kernel_files(run: RunDirectory) -> list[Path]:
-    return sorted(path for path in Path(str(run.path), "kernel.zarr").rglob("c/*/*") if path.is_file())
 
 
 def test_a_run_holds_the_kernels_of_the_networks_that_its_specification_names(run_small: Run) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.problems import Recorder, require_same_kernel, whole_matrix
+from support.problems import Recorder, kernel_files, require_same_kernel, whole_matrix
 
 from cntk_pipeline.cli.display import show_plan
 from cntk_pipeline.cli.inspection import show_specification
@@ -61,10 +61,6 @@ def remove_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this an installation that does not have the engine."""
     monkeypatch.delitem(ENGINES, "scaled")
     gram.forget_runs()
-
-
-def kernel_files(run: RunDirectory) -> list[Path]:
-    return sorted(path for path in Path(str(run.path), "kernel.zarr").rglob("c/*/*") if path.is_file())
 
 
 # What a specification says.

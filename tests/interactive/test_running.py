@@ -137,6 +137,18 @@ def test_what_is_wrong_is_refused_and_nothing_written(tmp_path: Path, arrays: di
         (TABLES, {"data": arrays | {"file": [1]}}, DataError, "expected names of arrays like .*, got 'file'"),
         (TABLES, {"data": arrays | {1: [1]}}, DataError, "expected names of arrays like .*, got 1"),
         (TABLES, {"data": arrays | {"x_train": np.full((2, 3), np.nan)}}, DataError, "expected"),
+        (
+            TABLES,
+            {"data": arrays, "data__source": "digits"},
+            ConfigError,
+            "data and data__source='digits' name two data",
+        ),
+        (
+            TABLES,
+            {"data": arrays, "data__path": "x.npz"},
+            ConfigError,
+            "data and data__path='x.npz' name two data sets",
+        ),
         (TABLES | {"readouts": {"depths": []}}, {"data": arrays}, ConfigError, "readouts.depths is empty"),
     ):
         with pytest.raises(error, match=message):

@@ -493,8 +493,3 @@ def test_a_single_layer_and_numpy_dtypes_are_welcome():
 def test_inputs_of_a_wrong_rank_are_refused(inputs):
     with pytest.raises(DataError, match=r"x1 must be of shape \(n, H, W, C\) or \(n, features\), got \("):
         kernel_matrix(Dense(), inputs)
-
-
-def test_a_program_of_nothing_is_refused():
-    with pytest.raises(LayerError, match="at least one read-out"):
-        lower([], (3,))

@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.kernels import lower
+from cntk_pipeline.kernels import is_untrained, kernel_matrix, lower
 from cntk_pipeline.kernels.program import Code
 from cntk_pipeline.layers import (
+    Attend,
     AvgPool,
     Conv,
     Dense,
     Flatten,
     GlobalAvgPool,
     LayerNorm,
+    LinearAttention,
     LocalAvgPool,
+    PositionalEmbedding,
     Product,
     Relu,
     Rescale,
@@ -291,6 +294,29 @@ def test_an_activation_behind_a_global_average_needs_all_offsets_of_an_image_wit
 def test_attention_needs_all_positions_of_an_image_with_itself():
     program = lower_one(Conv(3, strides=2), SelfAttention(), Flatten())
     assert self_visited(program)[:2] == [box(range(-4, 5, 2), range(-6, 7, 2)), box(range(-2, 3), range(-3, 4))]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([Attend(keys=Dense())], True),
+        ([Attend(keys=Sequential(Dense(), Attend(keys=Dense())))], True),
+        ([LinearAttention(keys=Dense(), trained=False)], False),
+        ([SelfAttention(trained=False)], True),
+        ([Dense(), Attend()], False),
+        ([Product(Dense(trained=False), Dense())], False),
+        ([Residual(Dense(trained=False), Dense(trained=False))], True),
+        ([PositionalEmbedding(), Attend()], False),
+        ([Attend(keys=PositionalEmbedding())], True),
+    ],
+    ids=repr,
+)
+def test_no_layer_is_trained_where_no_tangent_comes_to_the_end(layers, expected):
+    fixed = Dense(trained=False)
+    network = Sequential(fixed, *layers, GlobalAvgPool(), fixed)
+    assert is_untrained(network, (2, 2, 3)) is expected
+    x = np.random.default_rng(0).standard_normal((2, 2, 2, 3))
+    assert bool(kernel_matrix(network, x, dtype="float64").any()) is not expected
 
 
 # What it costs.

@@ -211,7 +211,7 @@ def test_states_need_sequences_without_gaps(layer):
         kernel_matrix(Sequential(Masked(), Dense(), layer, Dense()), X[:2, :1])
 
 
-def test_an_image_of_which_nothing_is_there_is_refused_with_the_layer_where():
+def test_an_image_of_which_nothing_is_there_is_refused_with_the_strides_that_leave_nothing():
     network = Sequential(Masked(), Conv(3, b_std=0.1), Relu(), Conv(1, strides=3), Relu(), GlobalAvgPool(), Dense())
     x = X.copy()
     x[1, ::3, ::3] = np.nan  # the pixels that the strides keep

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from support.tolerances import DTYPES
 
 from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix
-from cntk_pipeline.errors import LayerError, NotAccurate, NotFinite
+from cntk_pipeline.errors import ConfigError, DataError, LayerError, NotAccurate, NotFinite
 from cntk_pipeline.kernels import pieces
 from cntk_pipeline.kernels.lanes import LANES
 from cntk_pipeline.kernels.pieces import BAND, CostSoFar, Cutter
@@ -106,6 +107,47 @@ def test_kernels_beside_one_that_needs_float64_within_are_no_less_exact_though_t
 def test_what_is_no_list_of_kernels_is_refused(networks, kinds, message):
     with pytest.raises(LayerError, match=message):
         kernel_matrices(networks, X, kinds=kinds)
+
+
+@pytest.mark.parametrize("progress", ["no", [], 0.5, np.zeros(99)])
+def test_what_is_no_progress_is_refused(progress):
+    with pytest.raises(ConfigError, match=r"progress must be True, False, or a function of two numbers, got "):
+        kernel_matrix(presets.fully_connected(1), np.eye(2), progress=progress)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.eye(2) > 0, r"got dtype bool: give x1\.astype\(float\)$"),
+        (np.array([[1, None]], object), r"got dtype object, Python objects, such as None at number 1: give x1\.astype"),
+        (np.eye(2).astype(str), r"got dtype <U32: give x1\.astype\(float\) where texts are numbers"),
+        (np.eye(2) + 1j, r"got dtype complex128: give x1\.real, or"),
+        (np.eye(2).astype("M8[s]"), r"got dtype datetime64\[s\]: give numbers, such as days"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_the_remedy(values, told):
+    with pytest.raises(DataError, match=f"^x1 must hold real numbers, {told}"):
+        kernel_matrix(presets.fully_connected(1), values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((5,), r"one sample is x1\[None\]"),
+        ((5, 4, 4), r"grey images are x1\[\.\.\., None\], sequences \(n, T, C\) are .*, x1\[:, None\]"),
+        ((2, 5, 4, 4, 1), "leave out axes, or join them"),
+    ],
+)
+def test_arrays_of_other_axes_are_refused_with_the_remedy(shape, told):
+    with pytest.raises(DataError, match=rf"^x1 must be of shape .*, got {re.escape(str(shape))}: {told}"):
+        kernel_matrix(presets.cntk(2), np.zeros(shape))
+
+
+def test_an_array_in_the_place_of_a_network_is_not_written_out():
+    with pytest.raises(LayerError, match=r"got <ndarray of shape \(90, 90\)>$"):
+        kernel_matrix(np.zeros((90, 90)), presets.cntk(2))
+    with pytest.raises(LayerError, match=r", which is a function: call it, cntk\(\.\.\.\)$"):
+        kernel_matrix(presets.cntk, X)
 
 
 @pytest.mark.parametrize(

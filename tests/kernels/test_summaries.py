@@ -1,8 +1,10 @@
 """A summary is a text wherever it is shown."""
 
+import numpy as np
 import pytest
 import rich.console
 
+from cntk_pipeline.errors import LayerError
 from cntk_pipeline.kernels import summary
 from cntk_pipeline.kernels.summaries import describe
 from cntk_pipeline.layers import (
@@ -10,14 +12,19 @@ from cntk_pipeline.layers import (
     Attend,
     Concatenate,
     Dense,
+    Erf,
+    LastState,
     LinearAttention,
     PositionalEmbedding,
+    Recurrent,
     Relu,
     Repeat,
     Residual,
     Sequential,
     presets,
 )
+
+NETWORK = presets.cntk(2)
 
 
 def test_a_summary_is_the_same_text_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +33,30 @@ def test_a_summary_is_the_same_text_in_a_notebook(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)  # the library then shows a table at once
     assert str(table) == elsewhere
     assert elsewhere.splitlines()[-1].startswith("8,193 plane entries a pair in 2 stages")
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "told"),
+    [
+        (NETWORK, (0, 4, 1), r"is that of one input, such as x\.shape\[1:\], got \(0, 4, 1\)"),
+        (NETWORK, (4.0, 4.0, 1), r"is that of one input, .*, got \(4\.0, 4\.0, 1\)"),
+        (NETWORK, 5, "is that of one input, .*, got 5"),
+        (NETWORK, np.zeros((90, 4, 4, 1)), r"is that of one input, .*, got <ndarray of shape \(90, 4, 4, 1\)>"),
+        (NETWORK, (10, 4, 4, 1), r"got \(10, 4, 4, 1\): leave out the number of inputs, \(4, 4, 1\)"),
+        (NETWORK, (4, 4), r"got \(4, 4\): grey images are \(4, 4, 1\)"),
+        (NETWORK, (1,) * 6, r"one input, \(H, W, C\) or \(features,\), got \(1, 1, 1, 1, 1, 1\)$"),
+        ("cntk", (4, 4, 1), "network must be a layer of .*, got 'cntk'"),
+        (presets.cntk, (4, 4, 1), r"network must be a layer of .* a function: call it, cntk\(\.\.\.\)"),
+    ],
+)
+def test_what_is_no_network_or_no_shape_of_one_input_is_refused(network, shape, told) -> None:
+    with pytest.raises(LayerError, match=told):
+        summary(network, shape)
+
+
+def test_sequences_may_be_named_without_their_one_row() -> None:
+    network = Sequential(Recurrent(Erf()), LastState(), Dense())
+    assert str(summary(network, [7, 3])) == str(summary(network, (1, 7, 3)))
 
 
 @pytest.mark.parametrize(

@@ -11,24 +11,33 @@ from support.tape import lowered
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import (
     LAYERS,
+    Abs,
     Aggregate,
     AvgPool,
     Bidirectional,
     ClosedForm,
     Concatenate,
     Conv,
+    Cos,
     Dense,
     Elementwise,
+    Exp,
+    Flatten,
+    Gaussian,
+    Gelu,
     GraphConv,
     Hermite,
     LastState,
     Layer,
+    LeakyRelu,
     LocalAvgPool,
+    Maxout,
     MaxPool,
     Padded,
     Pointwise,
     Polynomial,
     Product,
+    Rbf,
     Recurrent,
     Relu,
     Repeat,
@@ -58,6 +67,11 @@ ARGUMENTS = {
     Bidirectional: (Recurrent(Relu(), b_std=0.1),),
 }
 MEMBERS = [kind(*ARGUMENTS.get(kind, ())) for kind in LAYERS.values()]
+
+
+def size_for(layer: Layer) -> tuple[int, int]:
+    """Return a size of images, or of sequences, that a layer takes."""
+    return (1, 6) if isinstance(layer, Recurrent | Bidirectional | LastState | Padded) else (6, 6)
 
 
 def test_shapes_are_read_off_arrays_of_images_and_of_vectors():
@@ -118,7 +132,7 @@ def test_every_layer_prints_as_it_is_written(layer):
 
 @pytest.mark.parametrize("layer", MEMBERS, ids=repr)
 def test_every_layer_infers_a_shape_and_lowers_to_its_last_node(layer):
-    size = (1, 6) if isinstance(layer, Recurrent | Bidirectional | LastState | Padded) else (6, 6)
+    size = size_for(layer)
     shape = Shape(size, None, gaussian=True, weighted=1)
     if repr(layer).startswith(("Rescale", "Padded", "Masked")):
         shape = Shape(size, 3)
@@ -140,10 +154,86 @@ def test_closed_forms_give_as_many_statistics_as_they_say_and_a_variance(layer):
     assert statistics[0] == 0.5  # the inverse deviation
 
 
-def test_only_normalisation_keeps_gaussians():
-    pointwise = [layer for layer in MEMBERS if isinstance(layer, Pointwise)]
-    assert [type(layer).__name__ for layer in pointwise if layer.keeps_gaussian] == ["LayerNorm"]
-    assert all(isinstance(layer, ClosedForm | Series) for layer in pointwise)
+def test_activations_are_closed_forms_or_series():
+    assert all(isinstance(layer, ClosedForm | Series) for layer in MEMBERS if isinstance(layer, Pointwise))
+
+
+def laws(shape: Shape) -> set[str]:
+    return {name for name in ("gaussian", "centred", "alike") if getattr(shape, name)}
+
+
+RENEWED = {"Conv", "Dense", "GraphConv", "SelfAttention", "LinearAttention"}
+"""Layers whose channels are Gaussian whatever lies before."""
+BEHIND_GAUSSIANS = {
+    "Flatten": {"centred"},
+    "MaxPool": {"alike"},
+    "Dropout": {"centred", "alike"},
+    "Product": {"centred", "alike"},  # of a branch of mean 0
+    "Concatenate": set(),  # of branches with a mean
+    "Recurrent": {"alike"},
+    "Bidirectional": set(),
+}
+"""What layers that are no activations leave of the laws of Gaussians, where that is not all."""
+ODD = {"Erf", "Sin", "Sign", "Elementwise", "LayerNorm"}
+"""Of the activations above."""
+
+
+@pytest.mark.parametrize("layer", MEMBERS, ids=repr)
+def test_every_layer_knows_the_laws_of_its_channels(layer):
+    name, size = type(layer).__name__, size_for(layer)
+    graph = isinstance(layer, Aggregate | GraphConv)
+    gaussians = Shape((1, 1) if graph else size, None, gaussian=True, weighted=1, is_graph=graph)
+    if repr(layer).startswith(("Rescale", "Padded", "Masked")):
+        gaussians = dataclasses.replace(gaussians, channels=3) if name == "Rescale" else Shape(size, 3)
+    behind = laws(layer.output_shape(gaussians))
+    if isinstance(layer, Pointwise) and name != "LayerNorm":
+        assert behind == ({"centred", "alike"} if name in ODD else {"alike"})
+    elif name in ("Padded", "Masked"):
+        assert behind == set()
+    else:
+        assert behind == BEHIND_GAUSSIANS.get(name, {"gaussian", "centred", "alike"})
+
+
+@pytest.mark.parametrize("given", [set(), {"centred"}, {"alike"}, {"centred", "alike"}], ids=str)
+@pytest.mark.parametrize("layer", MEMBERS, ids=repr)
+def test_no_layer_but_weights_makes_laws(layer, given):
+    if layer.inner or isinstance(layer, Pointwise | Recurrent | Bidirectional | MaxPool):
+        return  # these ask for Gaussians, or have weights inside
+    graph = isinstance(layer, Aggregate | GraphConv)
+    shape = Shape((1, 1) if graph else size_for(layer), 3 if "Rescale" in repr(layer) else None, is_graph=graph)
+    if repr(layer).startswith(("Padded", "Masked")):
+        shape = Shape(size_for(layer), 3)
+    behind = laws(layer.output_shape(dataclasses.replace(shape, **dict.fromkeys(given, True))))
+    if type(layer).__name__ in RENEWED:
+        assert behind == {"gaussian", "centred", "alike"}
+    else:
+        assert behind == given - ({"alike"} if layer == Flatten() else set())
+
+
+def test_gaussians_are_centred_and_alike():
+    assert laws(Shape(None, None, gaussian=True)) == {"gaussian", "centred", "alike"}
+    assert laws(Shape(None, None)) == set()
+
+
+@pytest.mark.parametrize(
+    ("layer", "function"),
+    [
+        (LeakyRelu(1.0), lambda x: x),
+        (LeakyRelu(0.5), lambda x: np.maximum(x, 0.5 * x)),
+        (Polynomial((0.0, 1.0, 0.0, -2.0)), lambda x: x - 2 * x**3),
+        (Polynomial((-1.0, 0.0, 1.0)), lambda x: x**2 - 1),  # of mean 0 at the variance 1 alone
+        (Hermite((0.0, 0.0, 1.0)), lambda x: x**2 - 1),
+        (Hermite((0.0, 1.0, 0.0, 1.0)), lambda x: x**3 - 2 * x),
+        (Rbf(1e4), lambda x: np.sin(2e4**0.5 * x + np.pi / 4)),
+        (Elementwise(np.arctan), np.arctan),
+        (Elementwise("silu"), lambda x: x / (1 + np.exp(-x))),
+        (Elementwise(lambda x: x * x), np.square),
+        *[(kind(), None) for kind in (Relu, Abs, Maxout, Gelu, Cos, Exp, Gaussian)],
+    ],
+)
+def test_odd_functions_are_known(layer, function):
+    x = np.linspace(0.01, 3, 50)
+    assert layer.is_odd is (function is not None and np.allclose(function(-x), -function(x)))
 
 
 @pytest.mark.parametrize(("name", "layer"), LAYERS.items())

@@ -1,5 +1,7 @@
 """Products and concatenations of branches, and repeated blocks: shapes, operations, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 from support.tape import lowered
 
@@ -36,7 +38,8 @@ def test_a_product_multiplies_what_both_branches_make_of_the_same_node():
         ("weigh", 0, ROWS, COLUMNS, 4.0, 0.0, 1.0),
         ("multiply", 2, 3),
     ]
-    assert Product(GATE, Dense()).output_shape(WIDE) == Shape((4, 5), None, False, 2)
+    assert Product(GATE, Dense()).output_shape(WIDE) == Shape((4, 5), None, False, 2, centred=True, alike=True)
+    assert Product(GATE, GATE).output_shape(WIDE) == Shape((4, 5), None, False, 2, alike=True)
 
 
 def test_a_concatenation_averages_by_the_share_of_channels():
@@ -46,7 +49,9 @@ def test_a_concatenation_averages_by_the_share_of_channels():
         ("rescale", 0, 0.75),
         ("add", 2, 3),
     ]
-    assert Concatenate(Dense(), Dense()).output_shape(WIDE) == Shape((4, 5), None, False, 2)
+    mixed = Concatenate(Dense(), Dense(w_std=2.0)).output_shape(WIDE)
+    assert mixed == Shape((4, 5), None, False, 2, centred=True)
+    assert Concatenate(Dense(), Dense()).output_shape(WIDE) == replace(mixed, alike=True)
 
 
 def test_a_block_is_repeated_and_its_input_injected():

@@ -6,7 +6,7 @@ from support.tape import lowered
 from twin.gaussian import PAIRS, dual, variance_behind
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers import Dropout, LayerNorm, Relu, Shape
+from cntk_pipeline.layers import Concatenate, Dense, Dropout, Erf, Flatten, LayerNorm, MaxPool, Product, Relu, Shape
 
 WIDE = Shape((4, 5), None, gaussian=True, weighted=1)
 
@@ -29,7 +29,21 @@ def test_what_is_always_zero_stays_zero():
 
 
 def test_an_activation_may_follow_a_normalisation():
-    assert Relu().output_shape(LayerNorm().output_shape(WIDE)) == Shape((4, 5), None, False, 1)
+    assert Relu().output_shape(LayerNorm().output_shape(WIDE)) == Shape((4, 5), None, False, 1, alike=True)
+    assert LayerNorm().output_shape(WIDE) == WIDE
+
+
+@pytest.mark.parametrize("before", [Dropout(), Erf(), Flatten(), Product(Dense(), Relu())], ids=repr)
+def test_a_normalisation_keeps_what_has_mean_0(before):
+    shape = before.output_shape(WIDE)
+    assert LayerNorm().output_shape(shape) == shape
+    assert not shape.gaussian
+
+
+@pytest.mark.parametrize("before", [Relu(), MaxPool((1, 2)), Concatenate(Dense(), Relu())], ids=repr)
+def test_a_normalisation_of_what_has_a_mean_is_refused(before):
+    with pytest.raises(LayerError, match="LayerNorm needs inputs of mean 0: put a Conv or Dense layer between it"):
+        LayerNorm().output_shape(before.output_shape(WIDE))
 
 
 @pytest.mark.parametrize(("rate", "factor"), [(0.5, 2.0), (0.2, 1.25)])
@@ -42,7 +56,8 @@ def test_dropout_of_nothing_changes_nothing():
 
 
 def test_masked_gaussians_are_not_gaussian():
-    assert Dropout().output_shape(WIDE) == Shape((4, 5), None, False, 1)
+    assert Dropout().output_shape(WIDE) == Shape((4, 5), None, False, 1, centred=True, alike=True)
+    assert not Dropout().output_shape(Relu().output_shape(WIDE)).centred
 
 
 @pytest.mark.parametrize("rate", [1, 1.5, -0.1, float("nan"), "0.5"])

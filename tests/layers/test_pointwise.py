@@ -1,5 +1,7 @@
 """What all functions of single positions have in common."""
 
+from dataclasses import replace
+
 import pytest
 from support.tape import lowered
 
@@ -14,7 +16,8 @@ everywhere = pytest.mark.parametrize("spatial", [(4, 5), None])
 @pytest.mark.parametrize("layer", POINTWISE, ids=repr)
 def test_a_pointwise_layer_keeps_size_and_width(layer, spatial):
     shape = Shape(spatial, None, gaussian=True, weighted=3)
-    assert layer.output_shape(shape) == Shape(spatial, None, isinstance(layer, LayerNorm), 3)
+    behind = shape if isinstance(layer, LayerNorm) else replace(shape, gaussian=False, centred=layer != Relu())
+    assert layer.output_shape(shape) == behind
     assert lowered(layer, shape) == [("apply", 0, layer)]
 
 
@@ -26,7 +29,7 @@ def test_a_pointwise_layer_of_raw_inputs_is_refused(layer, spatial):
         layer.output_shape(Shape(spatial, 3))
 
 
-@pytest.mark.parametrize("layer", POINTWISE, ids=repr)
+@pytest.mark.parametrize("layer", POINTWISE[:-1], ids=repr)
 @pytest.mark.parametrize("before", [Relu(), Dropout()], ids=repr)
 def test_a_pointwise_layer_of_what_is_not_gaussian_is_refused(layer, before):
     shape = before.output_shape(Shape(None, None, gaussian=True, weighted=1))

@@ -1,5 +1,6 @@
 """Layers that average, sum or join positions: their shapes, what they ask of covariances, and what they refuse."""
 
+import numpy as np
 import pytest
 from support.tape import lowered
 
@@ -24,7 +25,8 @@ GLOBAL = [GlobalAvgPool(), GlobalSumPool()]
 
 def test_flattening_lays_the_pixels_side_by_side():
     assert Flatten().output_shape(Shape((4, 5), 3)) == Shape(None, 60)
-    assert Flatten().output_shape(IMAGE) == Shape(None, None, True, 2)
+    assert Flatten().output_shape(IMAGE) == Shape(None, None, False, 2, centred=True)
+    assert Flatten().output_shape(Shape((1, 1), None, True, 2)) == Shape(None, None, True, 2)
 
 
 def test_flattening_is_a_mean_over_equal_positions():
@@ -85,6 +87,8 @@ def test_local_pooling_looks_as_far_in_all_directions():
 def test_a_normalize_edges_that_is_no_truth_value_is_refused(make):
     with pytest.raises(LayerError, match="normalize_edges must be True or False, got 'no'"):
         make(1, normalize_edges="no")
+    with pytest.raises(LayerError, match=r"normalize_edges must be True or False, got array\("):
+        make(1, normalize_edges=np.array([True, False]))
 
 
 def test_local_pooling_of_radius_zero_changes_nothing():
@@ -101,8 +105,8 @@ def test_a_maximum_is_a_mean_and_the_size_of_a_difference():
         ("apply", 3, AbsDifference()),
         ("add", 1, 4),
     ]
-    assert MaxPool((1, 2)).output_shape(IMAGE) == Shape((4, 2), None, False, 2)
-    assert MaxPool((2, 1), 1, "SAME").output_shape(IMAGE) == Shape((4, 5), None, False, 2)
+    assert MaxPool((1, 2)).output_shape(IMAGE) == Shape((4, 2), None, False, 2, alike=True)
+    assert MaxPool((2, 1), 1, "SAME").output_shape(IMAGE) == Shape((4, 5), None, False, 2, alike=True)
 
 
 @pytest.mark.parametrize("window", [2, (2, 2), (1, 3), (1, 1), 3])

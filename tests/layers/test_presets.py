@@ -246,7 +246,7 @@ def test_a_convnet_gp_without_layers_is_refused(depth):
 
 
 @pytest.mark.parametrize("name", ["var_w", "var_b"])
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "1"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "1", True])
 def test_impossible_variances_are_refused(name, value):
     with pytest.raises(LayerError, match=f"cnn_gp needs a finite {name} >= 0, got {value!r}"):
         presets.cnn_gp(3, **{name: value})

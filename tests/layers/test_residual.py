@@ -1,5 +1,7 @@
 """Sums of branches."""
 
+from dataclasses import replace
+
 import pytest
 from support.tape import lowered
 
@@ -9,9 +11,12 @@ from cntk_pipeline.layers import (
     Conv,
     Dense,
     Dropout,
+    Erf,
     Flatten,
     Identity,
     LayerNorm,
+    MaxPool,
+    Product,
     Relu,
     Residual,
     Sequential,
@@ -62,8 +67,6 @@ def test_both_branches_start_from_the_same_node():
         Identity(),
         Sequential(),
         AvgPool(3, 1, "SAME"),
-        Sequential(Conv(3), Relu()),
-        Sequential(Conv(3), Dropout()),
         Residual(Conv(3)),  # f(x) + x: twice the input is in the sum, whose covariance counts four times
         Sequential(Residual(Conv(3)), AvgPool(3, 1, "SAME")),
     ],
@@ -76,12 +79,28 @@ def test_branches_that_may_be_correlated_are_refused(branch):
 
 @pytest.mark.parametrize(
     "branch",
-    [Conv(3), Sequential(Conv(3), LayerNorm()), Sequential(Conv(3), AvgPool(3, 1, "SAME")), Residual(Conv(3), Dense())],
+    [
+        Conv(3),
+        Sequential(Conv(3), LayerNorm()),
+        Sequential(Conv(3), AvgPool(3, 1, "SAME")),
+        Residual(Conv(3), Dense()),
+        Sequential(Conv(3), Dropout()),
+        Product(Conv(3), Dense()),
+        Sequential(Conv(3), Relu()),  # beside Gaussians, which have mean 0
+    ],
     ids=repr,
 )
 def test_weights_in_one_branch_make_it_uncorrelated_with_the_other(branch):
     assert Residual(branch).output_shape(WIDE).weighted == 2
     assert Residual(Identity(), branch).output_shape(WIDE).weighted == 2
+
+
+def test_branches_that_both_have_a_mean_are_refused():
+    rectified = Shape((4, 5), None, weighted=1, alike=True)
+    for branch in (Sequential(Conv(3), Relu()), Sequential(Conv(3), MaxPool((1, 2), 1, "SAME"))):
+        with pytest.raises(LayerError, match=r"since both have a mean, .* end one of them in a Conv or Dense"):
+            Residual(branch).output_shape(rectified)
+    assert Residual(Sequential(Conv(3), Erf())).output_shape(rectified) == replace(rectified, weighted=2)
 
 
 def test_weights_before_both_branches_do_not_make_them_uncorrelated():

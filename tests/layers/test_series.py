@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from twin.gaussian import PAIRS, dual, expectation, variance_behind
+from twin.gaussian import PAIRS, dual, expectation, require_slope, variance_behind
 
 from cntk_pipeline.errors import LayerError, NotAccurate
 from cntk_pipeline.layers import Elementwise, Hermite, Polynomial
@@ -119,11 +119,7 @@ def test_a_function_with_a_kink_is_refused():
 @pytest.mark.parametrize("layer", SERIES, ids=repr)
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_the_derivative_is_the_dual_s_slope(layer, pair):
-    a, b, c = pair
-    c *= 0.999
-    step = 1e-5
-    slope = (dual(layer, a, b, c + step)[0] - dual(layer, a, b, c - step)[0]) / (2 * step)
-    assert dual(layer, a, b, c)[1] == pytest.approx(slope, rel=1e-7, abs=1e-9)
+    require_slope(layer, *pair)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -211,6 +207,26 @@ def test_a_function_that_cannot_be_hashed_is_refused():
 def test_an_impossible_number_of_nodes_is_refused(nodes):
     with pytest.raises(LayerError, match=f"Elementwise needs 1 to 256 nodes, got {nodes}"):
         Elementwise("tanh", nodes)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda x: np.exp(1j * x), "must return real numbers, but returned an array of dtype complex128"),
+        (lambda x: np.full(x.shape, "1"), "must return real numbers, but returned an array of dtype <U1"),
+        (math.tanh, r"must take NumPy arrays .* raised TypeError.*numpy\.vectorize\(function, otypes=\[float\]\)"),
+        (lambda x: x if x > 0 else 0, "must take NumPy arrays .* raised ValueError"),
+    ],
+)
+def test_a_function_that_is_none_of_real_arrays_is_refused(function, told):
+    with pytest.raises(LayerError, match=f"^Elementwise: the function {told}"):
+        Elementwise(function, 8).expand(np.ones(2))
+
+
+def test_a_function_of_single_numbers_may_be_wrapped():
+    expected = Elementwise("tanh", 8).expand(np.full(2, 0.01))
+    for wrapped in (np.vectorize(math.tanh, otypes=[float]), np.frompyfunc(math.tanh, 1, 1)):
+        np.testing.assert_allclose(Elementwise(wrapped, 8).expand(np.full(2, 0.01))[1], expected[1], atol=1e-15)
 
 
 def test_a_function_that_loses_the_shape_is_refused():

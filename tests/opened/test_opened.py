@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import earlier_runs
-from support.problems import TEST, TRAIN, Recorder, flip_bit, stop_at, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, flip_bit, stopped, whole_matrix
 
 import cntk_pipeline
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.errors import ConfigError, CorruptTile, Interrupted, NotComputed, RunNotFound, StoreError
+from cntk_pipeline.errors import ConfigError, CorruptTile, NotComputed, RunNotFound, StoreError
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.layers import presets
-from cntk_pipeline.opened import OpenRun, open_run
+from cntk_pipeline.opened import open_run
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 
@@ -34,14 +34,6 @@ EVERYTHING = {
     "calibration": True,
 }
 ONE = {"poolings": ["gap"], "kinds": ["ntk"]}
-
-
-def stopped(config: RunConfig, done: int) -> OpenRun:
-    """Run a workflow until so many tiles of the kernel are done, and open what is left."""
-    view, stop = stop_at(done)
-    with pytest.raises(Interrupted):
-        runs.start(config, view, stop)
-    return open_run(str(config.store.path))
 
 
 def test_a_kernel_is_that_in_memory_and_symmetric(run_small: Run) -> None:
@@ -217,6 +209,15 @@ def test_wrong_names_are_refused_with_the_nearest(run_small: Run) -> None:
         run.result("leave_one", "depth3-gap-ntk", 1.0)
     with pytest.raises(AttributeError, match="a run has no 'predicitons': did you mean 'predictions'"):
         run.predicitons  # noqa: B018
+    with pytest.raises(AttributeError, match=r"a run has no 'accuracy': known are .*metrics") as caught:
+        run.accuracy  # noqa: B018
+    assert " _" not in str(caught.value)  # no internals
+
+
+@pytest.mark.parametrize("path", [None, 3, np.zeros((99, 99))])
+def test_what_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(ConfigError, match=r"expected the path of a run directory, .* got (None|3|<ndarray of shape)"):
+        open_run(path)  # type: ignore[arg-type]
 
 
 def test_no_run_and_another_version_are_refused(run_small: Run, tmp_path: Path) -> None:

@@ -164,6 +164,8 @@ def test_images_unlike_those_of_the_run_are_refused(run_small: Run, source: dict
             r"finite pixels, got nan in image \d+ at index \(\d+, \d+, \d+\)",
         ),
         ([["a"]], "expected images of shape"),
+        ("new.npy", r"^images: expected an array, got 'new\.npy'; read it first, as by numpy\.load, or give the file"),
+        (None, "^images: expected an array, got None; read it first"),
     ):
         with pytest.raises(DataError, match=message):
             run.predict(wrong, say=None)

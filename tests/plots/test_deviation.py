@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from support.figures import RIDGE, TEST, dense, drawn, legend_of, numbers, pictures, run_of, stopped
-from support.problems import flip_bit
+from support.figures import RIDGE, TEST, dense, drawn, legend_of, numbers, pictures, run_of
+from support.problems import flip_bit, stopped
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets

@@ -38,6 +38,16 @@ def test_a_figure_that_a_run_was_not_asked_for_says_what_to_add(pictured_run: Op
         DISPLAYS[key].from_run(pictured_run)
 
 
+@pytest.mark.parametrize("key", sorted(DISPLAYS))
+@pytest.mark.parametrize(("given", "told"), [("runs/x", "'runs/x'"), (Path("runs/x"), ".*Path.*"), (None, "None")])
+def test_a_figure_of_what_is_no_open_run_says_how_to_open_one(key: str, given: object, told: str) -> None:
+    path = "runs/name" if given is None else "runs/x"
+    expected = rf'^expected an open run, got {told}: give cntk_pipeline\.open_run\("{path}"\)$'
+    for draw in (getattr(plots, key), DISPLAYS[key].from_run):
+        with pytest.raises(ConfigError, match=expected):
+            draw(given)
+
+
 @pytest.mark.parametrize("key", [key for key in DISPLAYS if key not in NOT_ASKED])
 def test_each_figure_has_a_function_a_text_tables_and_numbers(pictured_run: OpenRun, key: str) -> None:
     display = DISPLAYS[key].from_run(pictured_run)

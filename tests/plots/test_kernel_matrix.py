@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
-from support.figures import TRAIN, dense, drawn, numbers, pictures, run_of, stopped
+from support.figures import TRAIN, dense, drawn, numbers, pictures, run_of
+from support.problems import stopped
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, NotComputed

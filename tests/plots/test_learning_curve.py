@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import r2_score
-from support.figures import RIDGE, dense, drawn, legend_of, numbers, pictures, run_of, stopped, ticks_of
+from support.figures import RIDGE, dense, drawn, legend_of, numbers, pictures, run_of, ticks_of
+from support.problems import stopped
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets

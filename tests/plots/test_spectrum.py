@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.figures import TRAIN, dense, drawn, pictures, run_of, stopped
+from support.figures import TRAIN, dense, drawn, pictures, run_of
+from support.problems import stopped
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, NotComputed

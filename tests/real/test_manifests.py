@@ -4,7 +4,6 @@ import copy
 import functools
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import tomllib
@@ -18,7 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from support.hostile import hostile_run, lay_hostile
-from support.processes import wait_until
+from support.processes import free_port, wait_until
 
 from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.dask.certificates import Certificates
@@ -267,12 +266,6 @@ def process_of(container: Manifest, moved: dict[str, str]) -> tuple[list[str], d
     variables = {variable["name"]: here(variable.get("value", "w1")) for variable in container["env"]}
     command = [here(word).replace("$(DASK_WORKER_NAME)", "w1") for word in container["command"]]
     return [sys.executable, *command[1:]], os.environ | variables
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

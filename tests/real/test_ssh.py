@@ -19,7 +19,7 @@ import psutil
 import pytest
 from support.hostile import hostile_run, lay_hostile
 from support.problems import Recorder, whole_matrix
-from support.processes import PATIENCE_SECONDS, begun, receipts, wait_until, workflow
+from support.processes import PATIENCE_SECONDS, begun, free_port, receipts, wait_until, workflow
 
 from cntk_pipeline.clusters import CLUSTERS, Executor
 from cntk_pipeline.config import ClusterConfig, RunConfig
@@ -47,12 +47,6 @@ class Servers:
     hosts: list[str]
     home: Path
     processes: list[subprocess.Popen[bytes]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_key(path: Path) -> str:

@@ -8,8 +8,8 @@ import pytest
 import scipy.linalg
 from support.problems import Recorder, scale_an_entry, whole_matrix
 from support.processes import begun
+from support.systems import split_everything
 
-from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import NotPositiveDefinite
@@ -134,11 +134,6 @@ def test_other_systems_are_solved_where_one_is_singular(run_small: Run) -> None:
         run_small(solve={"ridges": [0.0, 1e-2]}, **sections)
     run = run_small(solve={"ridges": [1e-2]}, **sections)
     assert make_report(run).solves[0].accuracy is not None
-
-
-def split_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cntk_pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
-    monkeypatch.setattr(SerialExecutor, "slots", 2)
 
 
 SPLIT = {"readouts": {"poolings": ["flatten"], "kinds": ["ntk"]}, "kernel": {"tile": 5}, "solve": {"tile": 5}}

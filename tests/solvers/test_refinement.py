@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from support.problems import TRAIN, Recorder
 from support.processes import begun
-from support.systems import ONE, plant, plant_matrix, require_dense_solution
+from support.systems import ONE, plant, plant_matrix, require_dense_solution, split_everything
 
-from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -74,11 +73,6 @@ def test_a_pooled_kernel_of_digits_with_a_small_ridge_is_solved(run_small: Run, 
     found = make_report(run).solves[0]
     assert (found.relative_residual or 1) <= 1e-10
     assert (found.iterations or 0) < 60
-
-
-def split_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cntk_pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
-    monkeypatch.setattr(SerialExecutor, "slots", 2)
 
 
 def results(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,11 @@ runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
 """
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Return the variables of a command: those of here, this package, and more."""
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")} | more
+
+
 class Commands:
     """A process that has imported the package, and runs commands in forks of itself, one after another.
 

@@ -6,17 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import cntk_pipeline
-from cntk_pipeline.config import RunConfig
-from cntk_pipeline.errors import Interrupted
-from cntk_pipeline.opened import OpenRun, open_run
+from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.plots import Display
-from cntk_pipeline.workflow import run as runs
-from support.problems import stop_at
 
 CLASSES, TRAIN, TEST = 3, 41, 60
 """Of the runs of `pictures`: the training images are no multiple of a tile."""
@@ -59,14 +54,6 @@ def workflow(**sections: Any) -> dict[str, Any]:
 def run_of(folder: Path, arrays: dict[str, np.ndarray], **sections: Any) -> OpenRun:
     """Run a workflow of `workflow` to its end."""
     return cntk_pipeline.run(workflow(**sections), data=arrays, store__path=str(folder / "run"), progress=False)
-
-
-def stopped(config: RunConfig, done: int) -> OpenRun:
-    """Run a workflow until so many tiles of the kernel are done, and open what is left."""
-    view, stop = stop_at(done)
-    with pytest.raises(Interrupted):
-        runs.start(config, view, stop)
-    return open_run(str(config.store.path))
 
 
 def drawn(display: Display) -> Figure:

@@ -4,12 +4,20 @@ import io
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 rng = np.random.default_rng(1)
 IMAGES, LABELS = rng.integers(0, 256, (6, 4, 4, 3), np.uint8), np.array(["cat", "dog"] * 3)
+
+
+def png(image: npt.NDArray[np.uint8]) -> bytes:
+    """Encode a picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_formats(folder: Path) -> None:

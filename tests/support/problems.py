@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.errors import Interrupted
+from cntk_pipeline.opened import OpenRun, open_run
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Owner
 from cntk_pipeline.rundir.specification import DataSpecification, ReadoutSpecification, Specification
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.tasks import Receipt, Stage, Task
+from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 from cntk_pipeline.workflow.wanted import OWNERS
 
@@ -72,6 +77,19 @@ def stop_at(done: int) -> tuple[Stopper, threading.Event]:
     """Return a view, and the event that it sets when so many tiles of a stage are done."""
     view = Stopper(lambda view: view.moments[-1].done == done)
     return view, view.stop
+
+
+def stopped(config: RunConfig, done: int) -> OpenRun:
+    """Run a workflow until so many tiles of the kernel are done, and open what is left."""
+    view, stop = stop_at(done)
+    with pytest.raises(Interrupted):
+        runs.start(config, view, stop)
+    return open_run(str(config.store.path))
+
+
+def kernel_files(run: RunDirectory) -> list[Path]:
+    """List the files of all tiles of the kernel."""
+    return sorted(path for path in Path(str(run.path), "kernel.zarr").rglob("c/*/*") if path.is_file())
 
 
 def require_same_kernel(run: RunDirectory, other: RunDirectory) -> None:

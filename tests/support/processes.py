@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -167,3 +168,14 @@ def kernel_tiles_begun(run: RunDirectory | Path) -> list[tuple[str, int, int]]:
 def _begun(log: bytes) -> list[tuple[str, int, int]]:
     lines = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith(b"\n")]
     return [(line["stage"], line["row"], line["col"]) for line in lines if line.get("event") == "began"]
+
+
+def free_port() -> int:
+    """Find a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def nothing() -> None:
+    """Prepare nothing in a worker."""

@@ -1,7 +1,9 @@
 """What the tests of the solvers share: one small system, kernels of a given spectrum, the dense solution."""
 
 import numpy as np
+import pytest
 
+from cntk_pipeline.clusters.serial import SerialExecutor
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Stage, Task
@@ -10,6 +12,12 @@ from support.problems import receive, whole_matrix
 
 ONE = {"readouts": {"depths": [3], "poolings": ["gap"], "kinds": ["ntk"]}, "kernel": {"tile": 16, "dtype": "float64"}}
 """Sections of the small problem that leave one system, in float64."""
+
+
+def split_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Split the tiles of factors, however small, as a run on two slots splits large ones."""
+    monkeypatch.setattr("cntk_pipeline.solvers.cholesky.SMALLEST_SPLIT_TILE", 1)
+    monkeypatch.setattr(SerialExecutor, "slots", 2)
 
 
 def plant(run: RunDirectory, eigenvalues: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from cntk_pipeline.layers import ClosedForm, Series
 
@@ -33,6 +34,14 @@ def dual(layer: ClosedForm | Series, a: float, b: float, c: float) -> tuple[floa
     x, z = (layer.statistics(np.float64(value), layer.constants)[:-1] for value in (a, b))
     value, slope = layer.dual(np.float64(c), x, z, layer.constants)
     return float(value), float(slope)
+
+
+def require_slope(layer: ClosedForm | Series, a: float, b: float, c: float) -> None:
+    """Hold the derivative of a layer's dual to differences of the dual."""
+    c *= 0.999  # the difference must not step beyond correlation 1
+    step = 1e-5
+    slope = (dual(layer, a, b, c + step)[0] - dual(layer, a, b, c - step)[0]) / (2 * step)
+    assert dual(layer, a, b, c)[1] == pytest.approx(slope, rel=1e-7, abs=1e-9)
 
 
 def variance_behind(layer: ClosedForm | Series, variance: float) -> float:

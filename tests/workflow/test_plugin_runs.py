@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.problems import Recorder, Stopper, flip_bit, require_same, require_same_kernel
+from support.problems import Recorder, Stopper, flip_bit, kernel_files, require_same, require_same_kernel
 from typer.testing import CliRunner
 
 import cntk_pipeline
@@ -86,10 +86,6 @@ def another_user(elsewhere: Callable[[], None], tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "other-key"))
 
     return become
-
-
-def kernel_files(run: RunDirectory) -> list[Path]:
-    return sorted(path for path in Path(str(run.path), "kernel.zarr").rglob("c/*/*") if path.is_file())
 
 
 def resume(run: RunDirectory, **more: Any) -> Recorder:

@@ -71,3 +71,35 @@ def test_the_figure_has_a_row_a_number_and_a_line_a_curve(published: ModuleType)
     (line,) = right.lines
     assert line.get_ydata() == pytest.approx([70, 60])
     assert len(published.draw(_pairs(published, rows[1:]), {"run": rows[1:]}).axes) == 1
+
+
+def test_poolings_are_in_the_order_of_their_radius(published: ModuleType) -> None:
+    rows = [
+        published.Row(f"depth{depth}-{pooling}-{kind}", 0.0, images, 50, 100, 100, accuracy, 0.01)
+        for depth in (11, 3)
+        for kind in ("ntk", "nngp")
+        for images in ("test", "left out")
+        for pooling, accuracy in (("gap", 0.4), ("lap12", 0.3), ("flatten", 0.1), ("lap4", 0.2))
+    ]
+    for kind in ("ntk", "nngp"):
+        found = published.poolings(rows, kind)
+        assert list(found) == [3, 11]
+        assert all([row.accuracy for row in of_depth] == [0.1, 0.2, 0.3, 0.4] for of_depth in found.values())
+        assert {row.readout for row in found[3]} == {
+            f"depth3-{name}-{kind}" for name in ("flatten", "lap4", "lap12", "gap")
+        }
+
+
+def test_the_figure_of_poolings_has_a_line_a_depth(published: ModuleType) -> None:
+    pytest.importorskip("matplotlib")
+    rows = published.read_results()["cifar10-gap-2k"]
+    for axes in published.draw_poolings(rows).axes:
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"depth {n}" for n in (3, 4, 6, 11)]
+        assert [label.get_text() for label in axes.get_xticklabels()] == [
+            "flatten",
+            "LAP 4",
+            "LAP 8",
+            "LAP 12",
+            "LAP 16",
+            "gap",
+        ]

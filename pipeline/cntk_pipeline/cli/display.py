@@ -11,6 +11,7 @@ from rich.table import Table
 from cntk_pipeline.cli.bars import Bar, draw_bars
 from cntk_pipeline.cli.console import err, escape, out
 from cntk_pipeline.inference import RESULTS, Shown, show_choices
+from cntk_pipeline.rundir.lease import Sighting
 from cntk_pipeline.solvers import score_columns, score_texts
 from cntk_pipeline.telemetry.pace import Pace
 from cntk_pipeline.units import bytes_text, count_text, seconds_text, shell_word
@@ -355,8 +356,7 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
 
 def lost_line(report: "RunReport") -> str:
     """Say of a driver elsewhere that is silent when it was last heard of."""
-    ago = seconds_text(report.silent_seconds or 0.0)
-    return f"the driver {report.lost_driver} is silent, last heard of {ago} ago by this machine's clock"
+    return f"the driver {Sighting(str(report.lost_driver), report.silent_seconds).silence}"
 
 
 def unwritten(report: "RunReport") -> list[str]:

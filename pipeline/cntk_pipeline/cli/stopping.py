@@ -37,7 +37,7 @@ if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
 
 
 @contextlib.contextmanager
-def stop_on_signals(say: Callable[[str], None], drain_seconds: float = DRAIN_SECONDS) -> Iterator[threading.Event]:
+def stop_on_signals(say: Callable[[str], None], drain_seconds: float) -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C raises `Interrupted`; an overrun ends all.
 
     Parameters

@@ -14,6 +14,10 @@ from cntk_pipeline.telemetry.progress import RunProgress
 DRAIN_SECONDS = 120.0
 """How long a driver that is to stop waits for tiles in flight, where nothing else is asked for."""
 
+BESIDE_WORKER_BYTES = 512 * 2**20
+"""Memory that a job or a pod requests beyond each worker's limit: for the worker's nanny and the pages of mapped files,
+and on one node of SLURM for the driver."""
+
 
 @dataclass(frozen=True)
 class Completion:

@@ -132,8 +132,8 @@ def warnings(trusted: Trusted) -> list[str]:
     lines = []
     if trusted.refused_source is not None:
         lines.append(
-            f"growth.json names {_shown(trusted.refused_source)}, and not by your word: nothing is taken over from it. "
-            "cntk resume --trust does so"
+            f"growth.json names {json.dumps(trusted.refused_source)}, and not by your word: nothing is taken over from "
+            "it. cntk resume --trust does so"
         )
     key = find_key()
     problem = key.problem or ("" if key.secret else f"the key {key_path()} cannot be written")
@@ -163,9 +163,9 @@ def describe(cluster: ClusterConfig, source: str | None) -> list[str]:
     kind = CLUSTERS.get(cluster.kind)
     lines = [f"this would {'compute on a cluster of this kind' if kind is None else kind.deed}:"]
     said = {"kind": cluster.kind} | cluster.model_dump(mode="json", exclude_defaults=True)
-    lines += [f"  {name} = {_shown(value)}" for name, value in said.items()]
+    lines += [f"  {name} = {json.dumps(value)}" for name, value in said.items()]
     if source is not None:
-        lines.append(f"  and take finished tiles over from {_shown(source)}")
+        lines.append(f"  and take finished tiles over from {json.dumps(source)}")
     return lines
 
 
@@ -210,7 +210,3 @@ def _source(run: RunDirectory) -> str | None:
 
 def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value)

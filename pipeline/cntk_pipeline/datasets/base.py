@@ -18,7 +18,7 @@ from cntk_pipeline.errors import ConfigError, DataError
 from cntk_pipeline.graphs import is_graph, unpack
 from cntk_pipeline.inputs import as_array, require_plain
 from cntk_pipeline.models import STRICT, AskedTask, TaskName
-from cntk_pipeline.sequences import find_broken
+from cntk_pipeline.sequences import find_broken, remedy_of
 
 # Rows looked at together: a mask of all of CIFAR-10 would take 184 MB, one of 1,024 images 3 MB.
 ROWS_PER_BLOCK = 1024
@@ -277,7 +277,7 @@ def _check_finite(images: npt.NDArray[Any], where: str) -> None:
             axes = "(row, column, channel)" if images.ndim == 4 else "(feature)"
             raise DataError(
                 f"{where} images: expected finite pixels, got {block[row, *pixel]} in image {start + row} "
-                f"at {axes} = ({', '.join(map(str, pixel))}); drop or repair that image"
+                f"at {axes} = ({', '.join(map(str, pixel))}); {remedy_of(block[row])}"
             )
 
 

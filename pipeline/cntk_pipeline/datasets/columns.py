@@ -53,7 +53,7 @@ def find_values(tables: Sequence[Any], columns: Sequence[str], where: str) -> di
                     "feature each; name the features without it: data.features = [...]"
                 )
             values[column] = found
-        elif not all(is_number(part.type) for part in parts):
+        elif not all(holds_numbers(part.type) for part in parts):
             raise DataError(
                 f"{where}: column {column!r}: expected numbers or text in all parts, got "
                 f"{' and '.join(sorted({str(part.type) for part in parts}))}; convert it, or name the features without "
@@ -116,7 +116,7 @@ def read_labels_of(table: Any, columns: Sequence[str], where: str) -> npt.NDArra
     if len(parts) == 1 and is_text(parts[0].type):
         return np.array([str(value) for value in parts[0].to_pylist()])
     for column, part in zip(columns, parts, strict=True):
-        if not is_number(part.type):
+        if not holds_numbers(part.type):
             wanted = "numbers" if len(parts) > 1 else "numbers or text"
             raise DataError(f"{where}: column {column!r}: expected {wanted} as labels, got {part.type}; convert it")
     if len(parts) == 1:
@@ -159,7 +159,7 @@ def _is_plain(kind: Any) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
-def is_number(kind: Any) -> bool:
+def holds_numbers(kind: Any) -> bool:
     """Tell whether a column of a type holds numbers or truth values."""
     import pyarrow as pa
 

@@ -83,7 +83,7 @@ def require_names(path: Path, table: Any) -> None:
         With the line.
     """
     names = table.column_names
-    if path.suffix.lower() == ".parquet" or not all(map(_is_number, names)):
+    if path.suffix.lower() == ".parquet" or not all(map(_reads_as_number, names)):
         return
     values = [float(name) for name in names]
     if all(name.isdecimal() for name in names) and all(a < b for a, b in itertools.pairwise(values)):
@@ -94,7 +94,7 @@ def require_names(path: Path, table: Any) -> None:
     )
 
 
-def _is_number(text: str) -> bool:
+def _reads_as_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cntk_pipeline.datasets.columns import encode, is_number, is_picture, listed
+from cntk_pipeline.datasets.columns import encode, holds_numbers, is_picture, listed
 from cntk_pipeline.errors import DataError
 
 
@@ -62,7 +62,7 @@ def features_of(table: Any, names: tuple[str, ...], where: str) -> npt.NDArray[n
         If a feature has no column, or a text is none of the known values.
     """
     if not names:
-        names = tuple(field.name for field in table.schema if is_number(field.type))
+        names = tuple(field.name for field in table.schema if holds_numbers(field.type))
     values: dict[str, list[str]] = {}
     columns = columns_of(names, table.column_names, where)
     for name in names:
@@ -77,7 +77,7 @@ def features_of(table: Any, names: tuple[str, ...], where: str) -> npt.NDArray[n
                     f"trained on, got {cell!r} in row {row}; correct it"
                 )
     for column in columns:
-        if column not in values and not is_number(table.schema.field(column).type):
+        if column not in values and not holds_numbers(table.schema.field(column).type):
             raise DataError(
                 f"{where}: column {column!r}: expected numbers, got {table.schema.field(column).type}; convert it"
             )

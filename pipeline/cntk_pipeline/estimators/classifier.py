@@ -137,6 +137,10 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
             If a parameter or an array is invalid.
         NotPositiveDefinite
             If the kernel is not positive definite with any ridge.
+        NotFinite, NotAccurate
+            If numbers of the kernel are too large for the dtype, or too small to be accurate.
+        StoreError
+            If the memory cannot be written.
         """
         with as_before_on_failure(self):
             self._fit(X, y)
@@ -146,7 +150,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         source = KernelSource.of(self)
         require_plain("X", X)
         require_plain("y", y)
-        require_no_missing("y", y)
+        require_no_missing(y)
         values, y = validate_data(
             self,
             X,

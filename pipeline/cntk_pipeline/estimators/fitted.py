@@ -9,10 +9,10 @@ import numpy as np
 
 from cntk_pipeline.datasets.selection import draw
 from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource
-from cntk_pipeline.inputs import is_whole_number
+from cntk_pipeline.inputs import is_whole_number, short_repr
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Dropout
-from cntk_pipeline.regression.arguments import AUTO_RIDGES
+from cntk_pipeline.regression.arguments import AUTO_RIDGES, require_ridge_mode
 from cntk_pipeline.regression.centres import FittedCentres, fit_centres
 from cntk_pipeline.regression.fitting import Fitted, fit
 from cntk_pipeline.regression.pivots import Rows, choose_centres
@@ -57,20 +57,22 @@ def fit_samples(
         As of `fit` and `fit_centres`.
     """
     asked: dict[str, Any] = {"ridge": estimator.ridge, "ridge_mode": estimator.ridge_mode, "auto": auto}
+    name = "X" if source.question is None else "the kernel"
     count = estimator.n_centres
     _require_choice(estimator)
+    require_ridge_mode(estimator.ridge_mode)
     if source.question is not None:
         source.question.require_training(samples.shape[1:])
     if count is None:
         if source.question is not None:
             samples = samples.copy()  # they may be the caller's own array, and predictions read them
-        return samples, fit(source.train(samples), targets, **asked)
+        return samples, fit(source.train(samples), targets, name=name, **asked)
     if source.question is None:
         raise ValueError(
             f"n_centres={count} saves kernel values, and with network={PRECOMPUTED!r} they are there: leave one out"
         )
     if not is_whole_number(count):
-        raise TypeError(f"n_centres must be a whole number or None, got {count!r}")
+        raise TypeError(f"n_centres must be a whole number or None, got {short_repr(count)}")
     count = int(count)
     if not 1 <= count <= len(samples):
         raise ValueError(f"n_centres must be from 1 to the {len(samples)} samples of the fit, got {count}")
@@ -100,12 +102,14 @@ def fit_samples(
 def _require_choice(estimator: Any) -> None:
     choice, seed, tolerance = estimator.centre_choice, estimator.centre_seed, estimator.centres_tolerance
     if choice not in CHOICES:
-        raise ValueError(f"centre_choice must be one of {', '.join(map(repr, CHOICES))}, got {choice!r}")
+        raise ValueError(f"centre_choice must be one of {', '.join(map(repr, CHOICES))}, got {short_repr(choice)}")
     if not is_whole_number(seed) or not 0 <= int(seed) < 2**32:
-        raise ValueError(f"centre_seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")
+        raise ValueError(f"centre_seed must be a whole number from 0 to 2**32 - 1, got {short_repr(seed)}")
     if tolerance is None:
         return
     if choice != "rpcholesky":
-        raise ValueError(f"centres_tolerance belongs to centre_choice='rpcholesky', got centre_choice={choice!r}")
+        raise ValueError(
+            f"centres_tolerance belongs to centre_choice='rpcholesky', got centre_choice={short_repr(choice)}"
+        )
     if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 < float(tolerance) < 1:
-        raise ValueError(f"centres_tolerance must be a number between 0 and 1, or None, got {tolerance!r}")
+        raise ValueError(f"centres_tolerance must be a number between 0 and 1, or None, got {short_repr(tolerance)}")

@@ -15,15 +15,15 @@ import numpy.typing as npt
 from cntk_pipeline import kernels  # whose names load the compiler when they are used, which is in `fit`
 from cntk_pipeline.errors import LayerError, StoreError
 from cntk_pipeline.estimators.folder_memory import FolderMemory
-from cntk_pipeline.estimators.kept import Found, digests
+from cntk_pipeline.estimators.kept import Found, Kept, digests
 from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of, memory_of, thread_count
 from cntk_pipeline.estimators.run_memory import RunMemory
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, short_repr
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.kinds import kinds_of, require_kind
 from cntk_pipeline.layers.normalization import find_dropout
-from cntk_pipeline.layers.spelling import spell
+from cntk_pipeline.layers.spelling import Table, spell
 
 Places = npt.NDArray[np.intp]
 
@@ -56,9 +56,11 @@ def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x
         return question.matrix(x1, x2)
     require_kind(question.network, question.kind, x1.shape[1:])
     wanted = _Wanted(question.dtype, x1, x2)
-    with _named_by_a_file():
-        is_run = RunMemory.is_run(memory)
-        kept = RunMemory(memory, question, x1.shape[1:]) if is_run else _folder(memory, question, x1)
+    network = _spelt(question)
+    if RunMemory.is_run(memory):
+        kept: Kept = RunMemory(memory, question, x1.shape[1:])
+    else:
+        kept = _folder(memory, question, network, x1)
     with kept.held():
         found = kept.load(question.kind, wanted.samples)
         for rows, columns in wanted.missing_blocks(found):
@@ -108,18 +110,20 @@ def fill_memory(
     if isinstance(networks, Layer):
         raise TypeError(f"fill_memory takes a list of networks, got one {type(networks).__name__}: put it in []")
     if not isinstance(networks, Iterable):
-        raise TypeError(f"fill_memory takes a list of networks, got {networks!r}")
+        raise TypeError(f"fill_memory takes a list of networks, got {short_repr(networks)}")
     shape = image_shape_of(image_shape)
     asked = [KernelQuestion(network, "nngp", dtype, flips, shape, n_jobs) for network in networks]
     questions = [question for question in asked if find_dropout(question.network) is None]
     if not questions:
         return
-    inputs = questions[0].inputs(as_array("x", x))
+    samples = as_array("x", x)
+    inputs, *_ = [question.inputs(samples, "x") for question in questions]  # each network takes them
     wanted = _Wanted(questions[0].dtype, inputs, None)
-    with _named_by_a_file():
-        folders = {
-            folder.path: (folder, question) for question in questions for folder in [_folder(memory, question, inputs)]
-        }
+    folders = {
+        folder.path: (folder, question)
+        for question in questions
+        for folder in [_folder(memory, question, _spelt(question), inputs)]
+    }
     # One pass computes all that lack the same pairs of the same kinds.
     lacking: dict[tuple[bytes, tuple[str, ...]], list[tuple[FolderMemory, KernelQuestion, Found]]] = {}
     with contextlib.ExitStack() as held:
@@ -199,17 +203,15 @@ def _compute(
     return [dict(zip(kinds, of_network, strict=True)) for of_network in values]
 
 
-@contextlib.contextmanager
-def _named_by_a_file() -> Iterator[None]:
-    """Say of a network that no file can name, as it holds a Python function, that it goes without a memory."""
+def _spelt(question: KernelQuestion) -> list[Table]:
+    """Write a network as files do; of one that no file can name, as it holds a Python function, say what else to do."""
     try:
-        yield
+        return spell(question.network)
     except LayerError as error:
         raise LayerError(f"memory: {error}; or leave memory out") from error
 
 
-def _folder(memory: str | Path, question: KernelQuestion, inputs: Array) -> FolderMemory:
-    network = spell(question.network)
+def _folder(memory: str | Path, question: KernelQuestion, network: list[Table], inputs: Array) -> FolderMemory:
     asked = kernels.Question(((question.network, "nngp"),), inputs.shape[1:], question.dtype, question.flips)
     described = {
         "network": network,

@@ -94,7 +94,7 @@ class NetworkKernel(Kernel):
         source = self._source()
         Y = None if Y is X else Y  # as the fit of a support vector machine asks
         left = source.samples(as_array("X", X))
-        right = None if Y is None else source.samples(as_array("Y", Y))
+        right = None if Y is None else source.samples(as_array("Y", Y), "Y")
         values = _RECENT.matrix(source, left, right)
         return (values, np.empty((*values.shape, 0))) if eval_gradient else values
 

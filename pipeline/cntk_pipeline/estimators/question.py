@@ -9,12 +9,13 @@ import joblib
 import numpy as np
 
 from cntk_pipeline import kernels  # whose names load the compiler when they are used, which is in `fit`
-from cntk_pipeline.inputs import is_whole_number
+from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import is_whole_number, short_repr
 from cntk_pipeline.kernels.base import read_dtype
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
-from cntk_pipeline.layers.kinds import KINDS
-from cntk_pipeline.layers.recurrent import read_sequences
+from cntk_pipeline.layers.kinds import KINDS, require_kind
+from cntk_pipeline.layers.reading import require_inputs
 from cntk_pipeline.resources import core_count
 
 
@@ -51,37 +52,54 @@ class KernelQuestion:
         require_options(self)
         object.__setattr__(self, "dtype", read_dtype(self.dtype).name)
 
-    def inputs(self, x: Array) -> Array:
+    def inputs(self, x: Array, name: str = "X") -> Array:
         """Make a network's inputs of features ``(n, d)``, or of sequences; images ``(n, H, W, C)`` stay.
 
-        Truth values become 0 and 1.
+        Truth values become 0 and 1. All else is checked here, before a memory makes numbers of its own dtype of it.
 
         Raises
         ------
         ValueError
             If they are no samples, do not fit ``image_shape``, or are vectors where flips are asked for.
+        DataError, LayerError
+            If they are no finite real numbers, or the network does not take them; with ``name``.
         """
         if x.ndim < 2:
             raise ValueError(
                 f"expected samples (n, features) or images (n, H, W, C), got an array of shape {x.shape}: of one "
-                "sample give x[None]"
+                f"sample give {name}[None]"
             )
         if x.dtype.kind == "b":
             x = x.astype(np.uint8)
         if self.image_shape is None:
             if self.flips and x.ndim == 2:
                 raise ValueError(
-                    f"flips=True averages over images flipped left to right, and X of shape {x.shape} holds vectors: "
-                    "give image_shape=(height, width, channels), or leave flips out"
+                    f"flips=True averages over images flipped left to right, and {name} of shape {x.shape} holds "
+                    "vectors: give image_shape=(height, width, channels), or leave flips out"
                 )
-            return read_sequences(self.network, x)
+            return self._taken(name, x)
         shape = self.image_shape
         if x.shape[1:] != shape and (x.ndim != 2 or x.shape[1] != np.prod(shape)):
             raise ValueError(
-                f"image_shape={shape} asks for X of shape (n, {np.prod(shape)}) or (n, {', '.join(map(str, shape))}), "
-                f"got {x.shape}"
+                f"image_shape={shape} asks for {name} of shape (n, {np.prod(shape)}) or "
+                f"(n, {', '.join(map(str, shape))}), got {x.shape}"
             )
-        return x.reshape(len(x), *shape)
+        if x.ndim == 2:
+            name = f"{name}.reshape(-1, {', '.join(map(str, shape))})"
+        return self._taken(name, x.reshape(len(x), *shape))
+
+    def _taken(self, name: str, x: Array) -> Array:
+        """Refuse inputs that the network does not take."""
+        inputs = require_inputs(name, x, [self.network])
+        try:
+            require_kind(self.network, self.kind, inputs.shape[1:])
+        except LayerError as error:
+            if inputs.ndim == 2 and self.image_shape is None and "needs images" in str(error):
+                raise LayerError(
+                    f"{error}; give image_shape=(height, width, channels) if features are pixels"
+                ) from None
+            raise
+        return inputs
 
     def require_training(self, input_shape: tuple[int, ...]) -> None:
         """Refuse an NTK of which no layer is trained: it is zero everywhere, and no regression has a solution.
@@ -96,7 +114,7 @@ class KernelQuestion:
         if self.kind == "ntk" and kernels.is_untrained(self.network, input_shape):
             raise ValueError(
                 "no layer of the network is trained, so that its NTK is zero everywhere: give kind='nngp', or leave "
-                "trained=False out of a layer"
+                "trained=False out of a layer (those of keys add nothing)"
             )
 
     def matrix(self, x1: Array, x2: Array | None = None) -> Array:
@@ -125,10 +143,10 @@ def require_options(given: Any) -> None:
         As of `KernelQuestion`.
     """
     if given.kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {given.kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {short_repr(given.kind)}")
     read_dtype(given.dtype)
     if not isinstance(given.flips, bool | np.bool_):
-        raise TypeError(f"flips must be True or False, got {given.flips!r}")
+        raise TypeError(f"flips must be True or False, got {short_repr(given.flips)}")
     thread_count(given.n_jobs)
 
 
@@ -143,7 +161,8 @@ def _require_network(network: Any) -> None:
     if isinstance(network, Sequence) and network and all(isinstance(each, Layer) for each in network):
         raise TypeError("network must be one layer, got a list of layers: give Sequential(*layers)")
     raise TypeError(
-        f"network must be a layer of cntk_pipeline.layers, like Sequential(Dense(), Relu(), Dense()), got {network!r}"
+        f"network must be a layer of cntk_pipeline.layers, like Sequential(Dense(), Relu(), Dense()), got "
+        f"{short_repr(network)}"
     )
 
 
@@ -159,7 +178,9 @@ def image_shape_of(shape: Any) -> tuple[int, int, int] | None:
         return None
     numbers = tuple(shape) if isinstance(shape, Sequence | np.ndarray) and not isinstance(shape, str) else ()
     if len(numbers) != 3 or not all(is_whole_number(n) and n > 0 for n in numbers):
-        raise TypeError(f"image_shape must be (height, width, channels), three whole numbers, or None, got {shape!r}")
+        raise TypeError(
+            "image_shape must be (height, width, channels), three whole numbers, or None, got " + short_repr(shape)
+        )
     return int(numbers[0]), int(numbers[1]), int(numbers[2])
 
 
@@ -172,14 +193,14 @@ def memory_of(memory: Any) -> str | Path | None:
         If it is neither None nor a path.
     """
     if memory is not None and not isinstance(memory, str | Path):
-        raise TypeError(f"memory must be the path of a folder or of a run directory, or None, got {memory!r}")
+        raise TypeError(f"memory must be the path of a folder or of a run directory, or None, got {short_repr(memory)}")
     return memory
 
 
 def thread_count(n_jobs: Any) -> int:
     """Count the threads that joblib would let this process use, at most one for each core."""
     if n_jobs is not None and (not is_whole_number(n_jobs) or n_jobs == 0):
-        raise ValueError(f"n_jobs must be a whole number other than 0, or None for all cores, got {n_jobs!r}")
+        raise ValueError(f"n_jobs must be a whole number other than 0, or None for all cores, got {short_repr(n_jobs)}")
     # None is every core here, for compiled code shares them well; inside a worker of joblib it is that worker's one.
     allowed = joblib.effective_n_jobs(-1 if n_jobs is None else int(n_jobs))
     return max(1, min(allowed, core_count()))

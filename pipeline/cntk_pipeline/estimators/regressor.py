@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.estimators.fitted import CentreChoice, as_before_on_failure, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
-from cntk_pipeline.inputs import require_no_missing, require_plain
+from cntk_pipeline.inputs import require_no_missing, require_plain, require_real_targets
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
 from cntk_pipeline.regression.centres import FittedCentres
@@ -108,6 +108,10 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
             If a parameter or an array is invalid.
         NotPositiveDefinite
             If the kernel is not positive definite with any ridge.
+        NotFinite, NotAccurate
+            If numbers of the kernel are too large for the dtype, or too small to be accurate.
+        StoreError
+            If the memory cannot be written.
         """
         with as_before_on_failure(self):
             self._fit(X, y)
@@ -117,7 +121,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         source = KernelSource.of(self)
         require_plain("X", X)
         require_plain("y", y)
-        require_no_missing("y", y)
+        require_no_missing(y)
+        require_real_targets("y", y)
         values, y = validate_data(
             self,
             X,

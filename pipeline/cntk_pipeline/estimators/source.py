@@ -88,15 +88,20 @@ class KernelSource:
         """Whether samples are sequences of unequal lengths."""
         return self.question is not None and takes_unequal_steps([self.question.network])
 
-    def samples(self, x: Array) -> Array:
+    def fitted_otherwise(self, x: npt.ArrayLike, features: int) -> bool:
+        """Tell whether of features and images of ``image_shape`` one was fitted, and the other one is given now."""
+        shape = None if self.question is None else self.question.image_shape
+        return shape is not None and (np.ndim(x) > 2 or features != np.prod(shape))
+
+    def samples(self, x: Array, name: str = "X") -> Array:
         """Make a network's inputs of features; a kernel matrix stays.
 
         Raises
         ------
         ValueError
-            If they do not fit.
+            If they do not fit, with ``name``.
         """
-        return x if self.question is None else self.question.inputs(x)
+        return x if self.question is None else self.question.inputs(x, name)
 
     def train(self, samples: Array) -> Array:
         """Return the kernel of training samples, ``(n, n)``."""
@@ -157,7 +162,8 @@ def read_samples(estimator: Any, source: KernelSource, x: npt.ArrayLike) -> Arra
         If they differ in shape from the samples of the fit otherwise.
     """
     numbers = source.needed_numbers
-    if source.takes_unequal_steps and np.ndim(x) == 3:  # scikit-learn takes steps for features
+    # scikit-learn takes steps for features, and rows of images.
+    if (source.takes_unequal_steps and np.ndim(x) == 3) or source.fitted_otherwise(x, estimator.n_features_in_):
         values = check_array(x, dtype="numeric", allow_nd=True, ensure_all_finite=numbers, estimator=estimator)
     else:
         values = validate_data(estimator, x, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=numbers)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "count_weights", "empirical_kernel", "empirical_kernels"]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "build": "building",

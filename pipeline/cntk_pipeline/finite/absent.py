@@ -45,9 +45,9 @@ class Here:
     presence: Presence
     size: tuple[int, int]
 
-    def flags(self) -> torch.Tensor:
+    def flags(self, device: torch.device) -> torch.Tensor:
         """Tell which positions are there, (n, H, W) bool."""
-        return torch.tensor(self.presence.select(self.inputs.present, self.size))
+        return torch.tensor(self.presence.select(self.inputs.present, self.size), device=device)
 
 
 class Taking(nn.Module):

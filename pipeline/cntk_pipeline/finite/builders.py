@@ -32,17 +32,17 @@ from cntk_pipeline.finite.modules import (
     Sum,
 )
 from cntk_pipeline.finite.nodes import Aggregation, Batch, GraphNetwork, Join
-from cntk_pipeline.inputs import is_whole_number
 from cntk_pipeline.layers import Layer, Sequential, Shape, Windows
 from cntk_pipeline.layers.absent import takes_gaps, takes_padding
 from cntk_pipeline.layers.arguments import require_count
 from cntk_pipeline.layers.base import read_pair
+from cntk_pipeline.layers.reading import read_shape
 from cntk_pipeline.layers.recurrent import takes_sequences
 
 
 def build_network(network: Layer, width: int, input_shape: tuple[int, ...], outputs: int | None, draw: Draw) -> Built:
     """Build a whole network; see `finite.build`."""
-    input_shape = _read_shape(network, input_shape)
+    input_shape = read_shape(network, input_shape)
     shape = Shape.of_inputs((1, *input_shape))
     end = network.output_shape(shape)
     batch = Batch() if shape.is_graph else None
@@ -60,16 +60,6 @@ def build_network(network: Layer, width: int, input_shape: tuple[int, ...], outp
     body = _gated(body, replace(place, shape=end))
     whole = Network(body, input_shape, takes_sequences(network)) if batch is None else GraphNetwork(body, batch)
     return whole, channels
-
-
-def _read_shape(network: Layer, given: object) -> tuple[int, ...]:
-    """Return the shape of one input, that of a sequence as an image of one row."""
-    if not isinstance(network, Layer):
-        raise LayerError(f"network must be a layer of cntk_pipeline.layers, such as presets.cntk(3), got {network!r}")
-    if not isinstance(given, tuple | list) or not all(is_whole_number(size) and size > 0 for size in given):
-        raise LayerError(f"input_shape is that of one input, such as x.shape[1:], got {given!r}")
-    shape = tuple(map(int, given))
-    return (1, *shape) if len(shape) == 2 and takes_sequences(network) else shape
 
 
 def _build_chain(steps: tuple[Layer, ...], place: Place, draw: Draw, widths: list[int]) -> Built:

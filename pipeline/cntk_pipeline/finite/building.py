@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError, LayerError
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.arguments import require_count
 
@@ -62,7 +63,7 @@ def build(
     from cntk_pipeline.finite.drawing import Draw
 
     if dtype not in DTYPES:
-        raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={dtype!r}')
+        raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={short_repr(dtype)}')
     several = seed if isinstance(seed, tuple | list) else () if seed is None else (seed,)
     for number in several:
         require_count("seed", number, 0)

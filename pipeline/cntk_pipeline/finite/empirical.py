@@ -13,7 +13,7 @@ import numpy as np
 from cntk_pipeline.errors import ConfigError, DataError, LayerError, NotFinite
 from cntk_pipeline.finite.building import DTYPES, build, require_torch
 from cntk_pipeline.finite.calling import outputs_of, require_steady, torch_by_itself
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, instead_of_numbers, short_repr
 from cntk_pipeline.layers import Dense, Layer, Sequential
 from cntk_pipeline.layers.arguments import require_count
 from cntk_pipeline.layers.kinds import KINDS, require_kind
@@ -62,7 +62,7 @@ class Draws:
         require_count("draws", self.count)
         require_count("seed", self.seed, 0)
         if self.dtype not in DTYPES:
-            raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={self.dtype!r}')
+            raise LayerError(f'finite networks are of dtype "float32" or "float64", got dtype={short_repr(self.dtype)}')
         _require_no_dropout(self.network)
 
     @property
@@ -188,7 +188,8 @@ def empirical_kernel(
     ------
     LayerError
         If the network is none or has no such kernel; if width, draws or block_bytes is no whole number of at least 1;
-        if a module draws random numbers, takes statistics of a batch, or returns something else than one tensor.
+        if a module draws random numbers, takes statistics of a batch, returns something else than one tensor, or has
+        frozen parameters alone where its NTK is asked for.
     DataError
         If inputs do not agree, or are no real numbers; for a network also if they are not finite, but for absent
         positions.
@@ -211,7 +212,7 @@ def empirical_kernel(
     import torch
 
     if kind not in KINDS:
-        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
+        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={short_repr(kind)}')
     require_count("block_bytes", block_bytes)
     modules: Callable[[], Iterator[Any]]
     left, right = as_array("x", x), None if z is None else as_array("z", z)
@@ -220,7 +221,7 @@ def empirical_kernel(
         raise DataError(f"x and z must hold at least one input each, all of one shape, got {got}")
     for name, given in (("x", left), ("z", right)):
         if given is not None and given.dtype.kind not in "biuf":
-            raise DataError(f"{name} must hold real numbers, got dtype {given.dtype}")
+            raise DataError(f"{name} must hold real numbers, {instead_of_numbers(name, given)}")
     if isinstance(network, Layer):
         left = require_inputs("x", left, [network])
         right = None if right is None else require_inputs("z", right, [network])
@@ -228,13 +229,16 @@ def empirical_kernel(
             raise LayerError("an empirical kernel needs the width of its finite networks, such as width=512")
         modules = Draws(network, kind, width, left.shape[1:], seed, draws, dtype).modules
     elif not isinstance(network, torch.nn.Module):
-        raise LayerError(f"network must be a layer of cntk_pipeline.layers or a module of torch, got {network!r}")
+        raise LayerError(
+            f"network must be a layer of cntk_pipeline.layers or a module of torch, got {short_repr(network)}"
+        )
     elif (width, seed, draws, dtype) != (None, 0, 1, "float64"):
         raise ConfigError(
             "a module of torch has a width, weights and a dtype of its own: leave out width, seed, draws and dtype"
         )
     else:
         require_steady(network)
+        _require_trained(network, kind)
         modules = lambda: iter([network])  # noqa: E731 - a generator of one
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         values = Products(modules, kind, block_bytes).of_all(left, right)
@@ -298,6 +302,15 @@ def _tangent_row(module: "nn.Module") -> Callable[[Array], Array]:
 
 
 _ROWS = {"nngp": _output_row, "ntk": _tangent_row}
+
+
+def _require_trained(module: "nn.Module", kind: str) -> None:
+    """Refuse the NTK of a module whose parameters are all frozen: it is zero everywhere."""
+    if kind == "ntk" and not any(each.requires_grad for each in module.parameters()) and list(module.parameters()):
+        raise LayerError(
+            'no parameter of the module is trained, so that its NTK is zero everywhere: give kind="nngp", or call '
+            "the module's requires_grad_() first"
+        )
 
 
 def _require_no_dropout(network: Layer) -> None:

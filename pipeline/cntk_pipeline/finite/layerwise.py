@@ -16,6 +16,7 @@ from cntk_pipeline.errors import LayerError
 from cntk_pipeline.finite.building import build, require_torch
 from cntk_pipeline.finite.calling import torch_by_itself
 from cntk_pipeline.finite.empirical import Draws, require_finite
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.kinds import KINDS
 from cntk_pipeline.layers.reading import require_inputs
@@ -80,7 +81,7 @@ def empirical_kernels(
     require_torch()
     inputs = require_inputs("x", x, [network])
     if isinstance(kinds, str):
-        raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
+        raise LayerError(f'kinds is a list, got {short_repr(kinds)}: write kinds=("{kinds}",)')
     if not kinds:
         raise LayerError('empirical kernels are of at least one kind, "nngp" or "ntk", got none')
     sets = [Draws(network, kind, width, inputs.shape[1:], seed, draws, dtype) for kind in kinds]

@@ -1,6 +1,8 @@
 """The layers of finite networks as modules of torch. Images are ``(n, channels, H, W)``, vectors ``(n, channels)``."""
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -142,7 +144,7 @@ def _attend(mechanism: str, logits: torch.Tensor, here: Here | None) -> torch.Te
     """Make attention of logits (n, positions, positions), in which absent positions have no weight."""
     if here is None:
         return MECHANISMS[mechanism](logits)
-    present = here.flags().flatten(1)[:, None]
+    present = here.flags(logits.device).flatten(1)[:, None]
     hidden = logits.masked_fill(~present, -torch.inf) if mechanism == "softmax" else logits
     return MECHANISMS[mechanism](hidden) * present
 
@@ -201,7 +203,7 @@ class LinearHeads(Weighted):
         keys, values = self.keys(x).flatten(2).mT, x.flatten(2).mT
         sources = {"query": keys, "key": keys, "value": values}
         q, k, v = (self._scales[name] * functional.linear(by, self.held(name)) for name, by in sources.items())
-        held = k * v if self._here is None else k * v * self._here.flags().flatten(1)[:, :, None]
+        held = k * v if self._here is None else k * v * self._here.flags(x.device).flatten(1)[:, :, None]
         heads = q * held.sum(-2, keepdim=True)
         mixed = self._scales["out"] * functional.linear(heads, self.held("out")) + self._b_std * self.held("bias")
         return mixed.mT.reshape(x.shape[0], -1, *x.shape[2:])
@@ -308,7 +310,7 @@ class Recurrence(Weighted):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weights = {name: scale * getattr(self, name) for name, scale in self._scales.items()}
         given = functional.linear(x[:, :, 0].mT, weights["input"], weights["bias"])  # (n, steps, units)
-        present = None if self._here is None else self._here.flags()[:, 0]
+        present = None if self._here is None else self._here.flags(x.device)[:, 0]
         state, states, steps = torch.zeros_like(given[:, 0]), {}, range(given.shape[1])
         for step in reversed(steps) if self._backward else steps:
             state = self._function(given[:, step] + functional.linear(state, weights["recurrent"]))
@@ -376,6 +378,42 @@ class Repeated(nn.Module):
         return torch.cat([scale * z for scale, z in zip(self._scales, seen, strict=True)], 1)
 
 
+def require_tensor(x: object) -> None:
+    """Refuse what is no tensor of torch, such as an array of NumPy.
+
+    Raises
+    ------
+    DataError
+        With the remedy.
+    """
+    if not isinstance(x, torch.Tensor):
+        raise DataError(f"the network takes a tensor of torch, got {type(x).__name__}: give torch.as_tensor(x)")
+
+
+@contextlib.contextmanager
+def told_dtypes(network: nn.Module, x: torch.Tensor) -> Iterator[None]:
+    """Say of an error of torch that the tensor has another dtype than the network, where that is so.
+
+    Some networks take both, so that the dtype is no reason by itself.
+
+    Raises
+    ------
+    DataError
+        With both dtypes.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        numbers = itertools.chain(network.parameters(), network.buffers())
+        dtype = next((each.dtype for each in numbers if each.is_floating_point()), x.dtype)
+        if dtype == x.dtype:
+            raise
+        raise DataError(
+            f"the network has weights of {dtype}, got a tensor of {x.dtype}: give x.to({dtype}), or build the network "
+            "with another dtype"
+        ) from error
+
+
 class Network(nn.Module):
     """A whole network; takes and returns images as the kernels do, ``(n, H, W, channels)``.
 
@@ -394,6 +432,7 @@ class Network(nn.Module):
         self.body, self._input_shape, self._sequences = body, input_shape, sequences
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        require_tensor(x)
         given = tuple(x.shape)
         if self._sequences and x.ndim == 3:
             x = x[:, None]
@@ -401,5 +440,6 @@ class Network(nn.Module):
         if self._input_shape is not None and tuple(x.shape[1:]) != self._input_shape:
             expected = ", ".join(map(str, self._input_shape))
             raise DataError(f"the network takes a batch of inputs, (n, {expected}), got an array of shape {given}")
-        found = self.body(x.permute(0, 3, 1, 2) if x.ndim == 4 else x)
+        with told_dtypes(self, x):
+            found = self.body(x.permute(0, 3, 1, 2) if x.ndim == 4 else x)
         return found.permute(0, 2, 3, 1) if found.ndim == 4 else found

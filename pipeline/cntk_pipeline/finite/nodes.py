@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cntk_pipeline.finite.modules import require_tensor, told_dtypes
 from cntk_pipeline.graphs import unpack
 
 
@@ -76,5 +77,7 @@ class GraphNetwork(nn.Module):
         self.body, self._batch = body, batch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.body(self._batch.take(x))
+        require_tensor(x)
+        with told_dtypes(self, x):
+            found: torch.Tensor = self.body(self._batch.take(x))
         return (found * self._batch.present[:, None, None])[:, :, 0].mT if found.ndim == 4 else found

@@ -276,7 +276,7 @@ def _choose_by_factors(run: RunDirectory, selection: Json, slots: int, run_jobs:
         return outcome
     unit = found[0][0] / candidates[0]
     found += [(unit * ridge, None) for ridge in candidates[len(found) :]]
-    run.write_record(path_product(run, selection).record, _path_record(run.specification.data, by_evidence, found))
+    run.write_record(path_product(run, selection).record_path, _path_record(run.specification.data, by_evidence, found))
     return Outcome()
 
 

@@ -29,7 +29,7 @@ class Product:
     owner : of the stage.
     arrays : the arrays to create.
     jobs : the jobs that fill the arrays.
-    kind : of the record; None for a product that serves other products only.
+    record : how its record is read; None for a product that serves other products only.
     summarise : reads the filled arrays and returns the record.
     parameters : further inputs of the jobs, beside their tiles; kept as attributes of the arrays' group.
     label : of the system or the network, for people.
@@ -41,7 +41,7 @@ class Product:
     owner: Owner
     arrays: tuple[ArraySpec, ...]
     jobs: tuple[Job, ...]
-    kind: Record[Any] | None = None
+    record: Record[Any] | None = None
     summarise: Callable[[RunDirectory], Json] | None = None
     parameters: Json = field(default_factory=dict)
     label: str = ""
@@ -54,7 +54,7 @@ class Product:
         return self.stage.solve
 
     @property
-    def record(self) -> str:
+    def record_path(self) -> str:
         """The path of the record in the run directory."""
         return f"solve/{self.solve}/{self.record_name or f'inference/{self.stage.name}.json'}"
 
@@ -78,11 +78,11 @@ class Product:
     def finish(self, run: RunDirectory) -> None:
         """Write the record, once; all jobs must be done."""
         if self.summarise is not None and self.read(run) is None:
-            run.write_record(self.record, self.summarise(run))
+            run.write_record(self.record_path, self.summarise(run))
 
     def read(self, run: RunDirectory) -> Any:
         """Read the record; None where it is not written yet."""
-        return None if self.kind is None else run.read_record(self.record, self.kind)
+        return None if self.record is None else run.read_record(self.record_path, self.record)
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class Result(ABC):
     needs_factor : whether it is computed from the factor in float64.
     needs_test_kernel : whether it reads K(test, test).
     needs_test_labels : whether it compares predictions with the labels of the test images.
+    needs_classes : whether it asks for a classification with one class an image.
     knows_centres : whether it is computed where the kernel has the columns of the centres alone.
     """
 

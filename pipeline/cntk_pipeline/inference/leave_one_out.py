@@ -6,6 +6,7 @@ from cntk_pipeline.clusters.memory import Need, TileNeed
 from cntk_pipeline.errors import NotFinite
 from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown
 from cntk_pipeline.models import Json
+from cntk_pipeline.regression.arguments import SMALLEST_REST
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize
@@ -20,10 +21,6 @@ from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 SLICE_TILES = 6
 """Memory of the columns of the inverse that are computed at once, in tiles of the factor."""
-
-
-SMALLEST_REST = 1e-12
-"""Of 1 minus a leverage: less leaves no digit of the difference that leave-one-out divides by."""
 
 _RECORD: Record[Scores] = Record(Scores, AGAIN)
 

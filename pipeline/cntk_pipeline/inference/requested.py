@@ -113,7 +113,7 @@ def require_options(config: RunConfig) -> None:
 
 
 def require_results(
-    config: InferenceConfig, train: int, kinds: Set[str], has_test_labels: bool = True, has_classes: bool = True
+    config: InferenceConfig, train: int, kinds: Set[str], has_test_labels: bool, has_classes: bool
 ) -> None:
     """Refuse results that do not fit the training images, the kinds of read-outs, the labels, or the task.
 

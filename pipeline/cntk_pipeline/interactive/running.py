@@ -12,6 +12,7 @@ from cntk_pipeline.config import RunConfig, make_config
 from cntk_pipeline.driver.driver import Progress
 from cntk_pipeline.driver.phases import View
 from cntk_pipeline.errors import ConfigError, Interrupted
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.interactive.arrays import stored
 from cntk_pipeline.opened import OpenRun, open_run
 from cntk_pipeline.units import shell_word
@@ -47,7 +48,8 @@ def run(
     ----------
     workflow : the name of a workflow file, its tables as a dictionary, or a `RunConfig`.
     data : arrays in memory as the data set, by the keys of the data source "npz": ``x_train``, ``y_train``, and
-        perhaps ``x_test``, ``y_test``, ``classes``. They are stored in the run directory.
+        perhaps ``x_test``, ``y_test``, ``classes``. They are stored in the run directory, and take the place of the
+        workflow's data source.
     progress : False shows nothing. Otherwise there is a bar in a terminal, a widget in a notebook that has ipywidgets,
         and lines elsewhere.
     **overrides : values in the place of the workflow's, as ``section__key=value``: ``solve__ridges=[1e-3]``,
@@ -78,12 +80,22 @@ def run(
     given = {_key(name): value for name, value in overrides.items()}
     with contextlib.ExitStack() as stack:
         if data is not None:
+            _require_no_other_data(given)
             place = runs.run_path(make_config(workflow, given))
             path = stack.enter_context(stored(data, place))
             given |= {"data.source": "npz", "data.path": str(path)}
         config = make_config(workflow, given)
         view = stack.enter_context(RunView()) if progress else _Silent()
         return _run(config, view)
+
+
+def _require_no_other_data(given: Mapping[str, Any]) -> None:
+    """Refuse an override that names a data set beside arrays in memory."""
+    for key in ("data.source", "data.path"):
+        if given.get(key, "npz") != "npz":
+            raise ConfigError(
+                f"data and {key.replace('.', '__')}={short_repr(given[key])} name two data sets: leave one out"
+            )
 
 
 def _run(config: RunConfig, view: View) -> OpenRun:

@@ -46,7 +46,7 @@ __all__ = [
     "working_bytes",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "ENGINES": "engines",

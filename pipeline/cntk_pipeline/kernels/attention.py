@@ -37,7 +37,7 @@ MECHANISMS: dict[str, Callable[[Array], Array]] = {
 """What attention is of its logits, ``(positions, positions, lanes)``."""
 
 
-def mix_rows(logits: Array, mixing: Mixing, present: Array | None = None) -> Array:
+def mix_rows(logits: Array, mixing: Mixing, present: Array | None) -> Array:
     """Evaluate what mixes the positions of images, ``(positions, positions, lanes)``.
 
     ``present``, (positions, lanes) bool, tells which positions are there; the others are given no weight.

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, LayerError, NotAccurate, NotFinite
 from cntk_pipeline.graphs import NodeCounts, is_graph
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.kernels.timing import PairCost, time_pairs
 from cntk_pipeline.layers import Layer
@@ -51,9 +52,9 @@ class Question:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={self.dtype!r}')
+            raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={short_repr(self.dtype)}')
         if not isinstance(self.flips, bool | np.bool_):
-            raise LayerError(f"flips must be True or False, got {self.flips!r}")
+            raise LayerError(f"flips must be True or False, got {short_repr(self.flips)}")
 
 
 class Evaluator(ABC):
@@ -252,7 +253,7 @@ def read_dtype(dtype: npt.DTypeLike) -> np.dtype:
     except TypeError:
         found = None
     if found is None or found.name not in DTYPES:
-        raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={dtype!r}')
+        raise LayerError(f'kernels are computed in "float32" or "float64", got dtype={short_repr(dtype)}')
     return found
 
 

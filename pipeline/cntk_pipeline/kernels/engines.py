@@ -1,6 +1,7 @@
 """The table of engines by their names in a workflow; docs/extending.md shows how to add one."""
 
 from cntk_pipeline.errors import ConfigError
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.kernels.base import Engine
 from cntk_pipeline.kernels.cpu import CpuEngine
 from cntk_pipeline.kernels.cuda.engine import CudaEngine
@@ -30,7 +31,7 @@ def find_engine(name: str, what: str = "engine") -> type[Engine]:
         If there is none, with those that there are.
     """
     if not isinstance(name, str):
-        raise ConfigError(f"{what} is the name of one, {', '.join(ENGINES)}, got {name!r}")
+        raise ConfigError(f"{what} is the name of one, {', '.join(ENGINES)}, got {short_repr(name)}")
     if name not in ENGINES:
         near = spelling.nearest(name, list(ENGINES))
         known = "" if "known are" in near else f" (known are {', '.join(ENGINES)})"

@@ -123,9 +123,9 @@ class NetworkGraph(Graph):
         present = reduce(Presence.either, known)
         return present if node.windows is None else present.behind(*node.windows)
 
-    def add_input(self, size: tuple[int, int], scale: float, circular: bool = False) -> int:
+    def add_input(self, size: tuple[int, int], scale: float) -> int:
         """Add the images themselves."""
-        key = StageKey(0, *size, circular)
+        key = StageKey(0, *size)
         return self.add_node(Node(Code.INPUT, (), key, key, Grid(*size), scale=scale))
 
     def rescale(self, source: int, factor: float) -> int:

@@ -97,14 +97,24 @@ def is_revised(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ..
 def is_untrained(network: Layer, input_shape: tuple[int, ...]) -> bool:
     """Tell whether no layer of a network is trained, so that its NTK is zero for all inputs.
 
+    Layers before the keys of attention alone do not count: no tangent passes from there.
+
     Raises
     ------
     LayerError
         If the network does not accept the shape, or has no NTK.
     """
     graph = NetworkGraph()
-    append_network(graph, network, "ntk", input_shape)
-    return not any(node.own or node.extra for node in graph.nodes)
+    waiting, seen = [append_network(graph, network, "ntk", input_shape)[-1].node], set[int]()
+    while waiting:
+        k = waiting.pop()
+        node = graph.nodes[k]
+        if node.own or node.extra:
+            return False
+        if k not in seen:
+            seen.add(k)
+            waiting += node.sources[:1] if node.code is Code.ATTEND else node.sources
+    return True
 
 
 @dataclass(frozen=True)

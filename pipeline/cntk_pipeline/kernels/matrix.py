@@ -5,11 +5,12 @@ import datetime
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cntk_pipeline.errors import ConfigError, DataError, LayerError
-from cntk_pipeline.inputs import is_whole_number
+from cntk_pipeline.inputs import is_whole_number, short_repr
 from cntk_pipeline.kernels.base import Engine, Question, read_dtype
 from cntk_pipeline.kernels.engines import find_engine
 from cntk_pipeline.kernels.pieces import PIECE_SECONDS, CostSoFar, Tell, compute
@@ -66,7 +67,8 @@ def kernel_matrix(
     DataError
         If the inputs are not finite numbers or differ in shape.
     ConfigError
-        If there is no such engine, or n_jobs is not a number of at least 1.
+        If there is no such engine, n_jobs is not a number of at least 1, or progress is neither True, False nor a
+        function.
 
     Examples
     --------
@@ -133,7 +135,9 @@ def kernel_matrices(
     if isinstance(networks, Layer):
         raise LayerError(f"kernel_matrices takes a list of networks, got one {type(networks).__name__}: put it in []")
     if isinstance(kinds, str):
-        raise LayerError(f'kinds is a list, got {kinds!r}: write kinds=("{kinds}",)')
+        raise LayerError(f'kinds is a list, got {short_repr(kinds)}: write kinds=("{kinds}",)')
+    if not (callable(progress) or progress is None or isinstance(progress, int | np.bool_)):
+        raise ConfigError(f"progress must be True, False, or a function of two numbers, got {short_repr(progress)}")
     networks, kinds = tuple(networks), tuple(kinds)  # generators end
     left = require_inputs("x1", x1, networks)
     right = None if x2 is None else require_inputs("x2", x2, networks)
@@ -194,7 +198,9 @@ def _thread_count(n_jobs: int | None) -> int:
     if n_jobs is None:
         return core_count()
     if not is_whole_number(n_jobs) or n_jobs < 1:
-        raise ConfigError(f"n_jobs must be a whole number of at least 1, or None for all cores, got {n_jobs!r}")
+        raise ConfigError(
+            f"n_jobs must be a whole number of at least 1, or None for all cores, got {short_repr(n_jobs)}"
+        )
     return int(n_jobs)
 
 

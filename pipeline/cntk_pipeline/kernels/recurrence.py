@@ -27,7 +27,7 @@ def recurrence_function(
     backward: bool,
     by_lane: bool,
     dtype: str,
-    padded: bool = False,
+    padded: bool,
 ) -> Any:
     """Compile the scan of one kind of recurrent layer, or load it from disk; called as `weighing.plane_function` is.
 

@@ -15,6 +15,7 @@ from cntk_pipeline.kernels.memory import working_bytes
 from cntk_pipeline.kernels.node_program import count_operations
 from cntk_pipeline.kernels.program import Code
 from cntk_pipeline.layers import Layer, Sequential, Shape
+from cntk_pipeline.layers.reading import read_shape
 from cntk_pipeline.layers.recurrent import compares_last_states
 
 
@@ -110,7 +111,8 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
     Parameters
     ----------
     network : a layer, or a `Sequential` of layers, that ends in a vector.
-    input_shape : of one input, (H, W, C), (features,), or (1, 1, rows, features) of a packed graph.
+    input_shape : of one input, (H, W, C), (features,), or (1, 1, rows, features) of a packed graph; where the network
+        takes sequences also (T, C), which is (1, T, C).
     kind : "ntk" or "nngp".
 
     Returns
@@ -120,7 +122,7 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
     Raises
     ------
     LayerError
-        If the network does not accept the shape, or has no such kernel.
+        If the network is none, does not accept the shape, or has no such kernel; or it is no shape of one input.
 
     Examples
     --------
@@ -139,6 +141,7 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
     6  Dense()               (inf,)             1               1
     8,193 plane entries a pair in 2 stages, 6 MiB a thread
     """
+    input_shape = read_shape(network, input_shape)
     if is_graph(input_shape):
         counted = count_operations(network, kind, input_shape)
         of_nodes = tuple(SummaryRow(_name(step), step.shape, 0, count) for step, count in counted)

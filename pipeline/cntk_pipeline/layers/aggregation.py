@@ -3,6 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers.arguments import require_truth
 from cntk_pipeline.layers.base import Graph, Layer, Shape
 from cntk_pipeline.layers.linear import require_deviation
@@ -21,7 +22,7 @@ def _require_graph(layer: "Aggregate | GraphConv", shape: Shape) -> None:
 
 def _require_scaling(scaling: object) -> None:
     if scaling not in SCALINGS:
-        raise LayerError(f"scaling must be one of {', '.join(SCALINGS)}, got {scaling!r}")
+        raise LayerError(f"scaling must be one of {', '.join(SCALINGS)}, got {short_repr(scaling)}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.inputs import is_whole_number
+from cntk_pipeline.inputs import is_whole_number, short_repr
 
 _Arguments = ParamSpec("_Arguments")
 _Built = TypeVar("_Built")
@@ -78,11 +78,6 @@ def as_plain(value: Any) -> Any:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-def is_number(value: Any) -> bool:
-    """Tell whether a value is a real number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def require_truth(name: str, value: object) -> None:
     """Refuse what is neither True nor False.
 
@@ -92,7 +87,7 @@ def require_truth(name: str, value: object) -> None:
         With ``name``.
     """
     if not isinstance(value, bool):
-        raise LayerError(f"{name} must be True or False, got {value!r}")
+        raise LayerError(f"{name} must be True or False, got {short_repr(value)}")
 
 
 def require_count(name: str, value: object, least: int = 1) -> int:
@@ -104,5 +99,5 @@ def require_count(name: str, value: object, least: int = 1) -> int:
         With ``name``.
     """
     if not is_whole_number(value) or value < least:
-        raise LayerError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        raise LayerError(f"{name} must be a whole number of at least {least}, got {short_repr(value)}")
     return int(value)

@@ -4,8 +4,9 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number, require_truth
-from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image
+from cntk_pipeline.inputs import is_number, short_repr
+from cntk_pipeline.layers.arguments import require_truth
+from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image, require_layer
 from cntk_pipeline.layers.linear import require_deviation
 from cntk_pipeline.layers.residual import Identity
 from cntk_pipeline.layers.windows import Windows
@@ -44,12 +45,12 @@ class Attend(Layer):
 
     def __post_init__(self) -> None:
         if not is_number(self.gain) or not 0 <= self.gain < float("inf"):
-            raise LayerError(f"gain must be a finite factor >= 0, got {self.gain!r}")
-        _require_layer(self, self.keys)
+            raise LayerError(f"gain must be a finite factor >= 0, got {short_repr(self.gain)}")
+        require_layer(f"the keys of {type(self).__name__}", self.keys)
         if self.mechanism not in MECHANISMS:
-            raise LayerError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {self.mechanism!r}")
+            raise LayerError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {short_repr(self.mechanism)}")
         if not isinstance(self.plus_identity, bool):
-            raise LayerError(f"plus_identity must be True or False, got {self.plus_identity!r}")
+            raise LayerError(f"plus_identity must be True or False, got {short_repr(self.plus_identity)}")
 
     @property
     def inner(self) -> tuple[Layer, ...]:
@@ -68,11 +69,6 @@ class Attend(Layer):
         keys = self.keys.lower(graph, shape, source)
         apart = None if keys == source else keys
         return graph.attend(source, self.gain, apart, self.mechanism, self.plus_identity, shape.is_padded)
-
-
-def _require_layer(layer: Layer, keys: object) -> None:
-    if not isinstance(keys, Layer):
-        raise LayerError(f"the keys of {type(layer).__name__} must be a layer, got {keys!r}")
 
 
 def _layers_of(keys: Layer) -> tuple[Layer, ...]:
@@ -191,7 +187,7 @@ class LinearAttention(Layer):
 
     def __post_init__(self) -> None:
         _require_weights(self)
-        _require_layer(self, self.keys)
+        require_layer(f"the keys of {type(self).__name__}", self.keys)
 
     def output_shape(self, shape: Shape) -> Shape:
         require_image(self, shape, padded=True)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import wraps
 from numbers import Integral
 from types import MappingProxyType
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.graphs import is_graph
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers.arguments import as_plain, require_arguments
 from cntk_pipeline.layers.presence import Presence
 from cntk_pipeline.layers.windows import Windows
@@ -30,10 +31,13 @@ class Shape:
     ----------
     spatial : (height, width) in pixels, or None for a vector.
     channels : number of input channels or features; None once a layer with weights has made it infinite.
-    gaussian : whether the channels are independent Gaussians of mean zero, as layers with weights make them.
+    gaussian : whether the channels are independent draws of one Gaussian law of mean zero, jointly of all positions and
+        inputs, as layers with weights make them. Such channels are centred and alike.
     weighted : how many layers with weights lie before.
     is_graph : whether the positions are the nodes of a graph, of which graphs may have any number.
     present : which positions are there, where some may be absent; see `Padded` and `Masked`.
+    centred : whether channels have mean zero, so that products with independent ones have it too.
+    alike : whether the covariance and the tangent of each channel are those of all, and not their mean alone.
     """
 
     spatial: tuple[int, int] | None
@@ -42,6 +46,13 @@ class Shape:
     weighted: int = 0
     is_graph: bool = False
     present: Presence | None = None
+    centred: bool = False
+    alike: bool = False
+
+    def __post_init__(self) -> None:
+        if self.gaussian:
+            object.__setattr__(self, "centred", True)
+            object.__setattr__(self, "alike", True)
 
     @classmethod
     def of_inputs(cls, shape: tuple[int, ...]) -> "Shape":
@@ -69,10 +80,17 @@ class Shape:
         """Whether they may be absent anywhere; see `Masked`."""
         return self.present is not None and self.present.anywhere
 
-    def present_in_either(self, other: "Shape") -> Presence | None:
-        """Return the presence of a sum of this branch and another one."""
+    def plus(self, other: "Shape") -> "Shape":
+        """Return the shape of a sum of this branch and an independent one of the same positions and channels."""
         one, second = self.present, other.present
-        return one if one is None or second is None else one.either(second)
+        return replace(
+            self,
+            gaussian=self.gaussian and other.gaussian,
+            weighted=max(self.weighted, other.weighted),
+            present=one if one is None or second is None else one.either(second),
+            centred=self.centred and other.centred,
+            alike=self.alike and other.alike,
+        )
 
     def behind_weights(self, spatial: tuple[int, int] | None) -> "Shape":
         """Return the shape that a layer with weights makes of this one."""
@@ -308,6 +326,12 @@ def require_image(layer: Layer, shape: Shape, padded: bool = False, gaps: bool =
     return require_positions(layer, shape)
 
 
+def require_wide(layer: Layer, shape: Shape) -> None:
+    """Refuse raw inputs, of which ``layer`` would need more than covariances."""
+    if shape.channels is not None:
+        raise LayerError(f"{type(layer).__name__} needs infinitely many channels: put a Conv or Dense layer before it")
+
+
 def require_positions(layer: Layer, shape: Shape) -> tuple[int, int]:
     """Return the spatial shape, or say that ``layer`` needs images or graphs."""
     if shape.spatial is None:
@@ -331,10 +355,38 @@ def require_sequence(layer: Layer, shape: Shape) -> int:
     return shape.spatial[1]
 
 
+def require_layer(what: str, value: object) -> None:
+    """Refuse what is no layer.
+
+    Parameters
+    ----------
+    what : names its place, such as "the branch of Residual".
+
+    Raises
+    ------
+    LayerError
+        With the remedy for a list of layers, for a class and for a function that makes a network.
+    """
+    if not isinstance(value, Layer):
+        raise LayerError(f"{what} must be a layer, got {short_repr(value)}{instead_of_layer(value)}")
+
+
+def instead_of_layer(value: object) -> str:
+    """End an error about what is no layer: say what to write for layers in a list, and for what makes a layer."""
+    if isinstance(value, type) and issubclass(value, Layer):
+        made = is_dataclass(value) and all(field.default is not MISSING for field in fields(value))
+        return f", which is a class: make one, {value.__name__}({'' if made else '...'})"
+    if isinstance(value, list | tuple) and value and all(isinstance(each, Layer) for each in value):
+        return ", several layers: give Sequential(*layers)"
+    if callable(value):
+        return f", which is a function: call it, {getattr(value, '__name__', 'network')}(...)"
+    return ""
+
+
 def read_pair(name: str, value: object) -> tuple[int, int]:
     """Read one whole number or two as height and width in pixels."""
     given = value if isinstance(value, tuple | list) else (value, value)
     numbers = [int(v) for v in given if isinstance(v, Integral) and not isinstance(v, bool)]
     if len(given) != 2 or len(numbers) != 2 or min(numbers) < 1:
-        raise LayerError(f"{name} must be one or two whole numbers of at least 1, got {value!r}")
+        raise LayerError(f"{name} must be one or two whole numbers of at least 1, got {short_repr(value)}")
     return numbers[0], numbers[1]

@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers.absent import takes_padding
 from cntk_pipeline.layers.base import Layer, Shape
 
@@ -24,7 +25,7 @@ def require_kind(network: Layer, kind: str, input_shape: tuple[int, ...]) -> Non
         `Masked` that is not its first layer, or the kind is unknown.
     """
     if kind not in KINDS:
-        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={kind!r}')
+        raise LayerError(f'a kernel is "nngp" or "ntk", got kind={short_repr(kind)}')
     takes_padding(network)
     if kind == "ntk":
         _require_ntk(network)

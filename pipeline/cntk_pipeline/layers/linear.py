@@ -4,7 +4,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number, require_truth
+from cntk_pipeline.inputs import is_number, short_repr
+from cntk_pipeline.layers.arguments import require_truth
 from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape, read_pair, require_image
 from cntk_pipeline.layers.windows import Windows, check_padding
 
@@ -17,14 +18,16 @@ PARAMETERIZATIONS = ("ntk", "standard")
 def require_deviation(name: str, value: Any) -> None:
     """Refuse what is no standard deviation, or has a variance that is no number of float64."""
     if not is_number(value) or not 0 <= value < float("inf"):
-        raise LayerError(f"{name} must be a finite standard deviation >= 0, got {value!r}")
+        raise LayerError(f"{name} must be a finite standard deviation >= 0, got {short_repr(value)}")
     if value >= LARGEST_DEVIATION:
         raise LayerError(
-            f"{name} must be below {LARGEST_DEVIATION:.0e}, or its square is no number of float64; got {value!r}"
+            f"{name} must be below {LARGEST_DEVIATION:.0e}, or its square is no number of float64; "
+            f"got {short_repr(value)}"
         )
     if 0 < value < SMALLEST_DEVIATION:
         raise LayerError(
-            f"{name} must be 0 or at least {SMALLEST_DEVIATION:.0e}, or its square has lost digits; got {value!r}"
+            f"{name} must be 0 or at least {SMALLEST_DEVIATION:.0e}, or its square has lost digits; "
+            f"got {short_repr(value)}"
         )
 
 
@@ -34,13 +37,13 @@ def _require_weights(layer: "Conv | Dense") -> None:
     require_deviation("b_std", layer.b_std)
     if layer.parameterization not in PARAMETERIZATIONS:
         raise LayerError(
-            f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {layer.parameterization!r}"
+            f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}, got {short_repr(layer.parameterization)}"
         )
     if not is_number(layer.rate) or not 0 <= layer.rate < float("inf"):
-        raise LayerError(f"rate must be a finite factor >= 0, got {layer.rate!r}")
+        raise LayerError(f"rate must be a finite factor >= 0, got {short_repr(layer.rate)}")
     if layer.fan_in is not None:
         if not is_number(layer.fan_in) or not 0 < layer.fan_in < float("inf"):
-            raise LayerError(f"fan_in must be a number of input channels > 0, got {layer.fan_in!r}")
+            raise LayerError(f"fan_in must be a number of input channels > 0, got {short_repr(layer.fan_in)}")
         if layer.parameterization == "ntk":
             raise LayerError('fan_in changes nothing in the NTK parameterization: give parameterization="standard" too')
     if layer.parameterization == "standard" and layer.w_std == 0:
@@ -223,9 +226,9 @@ class Rescale(Layer):
     def __post_init__(self) -> None:
         if isinstance(self.variance, str):
             if self.variance not in ("channels", "pixels"):
-                raise LayerError(f'Rescale takes a number, "channels" or "pixels", got {self.variance!r}')
+                raise LayerError(f'Rescale takes a number, "channels" or "pixels", got {short_repr(self.variance)}')
         elif not is_number(self.variance) or not 0 < self.variance < float("inf"):
-            raise LayerError(f"Rescale needs a finite variance > 0, got {self.variance!r}")
+            raise LayerError(f"Rescale needs a finite variance > 0, got {short_repr(self.variance)}")
 
     def factor(self, shape: Shape) -> float:
         """Evaluate ``variance`` for an input of this shape."""

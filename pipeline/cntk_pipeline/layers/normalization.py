@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number
-from cntk_pipeline.layers.base import Graph, Layer, Shape
+from cntk_pipeline.inputs import is_number, short_repr
+from cntk_pipeline.layers.base import Graph, Layer, Shape, require_wide
 from cntk_pipeline.layers.elementary import clip_correlation, inverse_root, square_root
 from cntk_pipeline.layers.pointwise import ClosedForm
 
@@ -14,10 +14,21 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class LayerNorm(ClosedForm):
-    """Normalise the channels of each position to variance 1. With infinitely many Gaussian channels their mean is 0."""
+    """Normalise the channels of each position to variance 1.
+
+    Their mean must be 0, as behind weights, a product with these, or an odd activation; all channels are divided by one
+    number, so that what was Gaussian still is.
+    """
 
     statistic_count: ClassVar[int] = 3
-    keeps_gaussian: ClassVar[bool] = True
+
+    def output_shape(self, shape: Shape) -> Shape:
+        require_wide(self, shape)
+        if not shape.centred:
+            raise LayerError(
+                "LayerNorm needs inputs of mean 0: put a Conv or Dense layer between it and the activation before it"
+            )
+        return shape
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
@@ -47,11 +58,10 @@ class Dropout(Layer):
 
     def __post_init__(self) -> None:
         if not is_number(self.rate) or not 0 <= self.rate < 1:
-            raise LayerError(f"Dropout needs the share that is dropped, 0 <= rate < 1, got {self.rate!r}")
+            raise LayerError(f"Dropout needs the share that is dropped, 0 <= rate < 1, got {short_repr(self.rate)}")
 
     def output_shape(self, shape: Shape) -> Shape:
-        if shape.channels is not None:
-            raise LayerError("Dropout needs infinitely many channels: put a Conv or Dense layer before it")
+        require_wide(self, shape)
         return replace(shape, gaussian=False)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Graph, Layer, Shape
+from cntk_pipeline.layers.base import Graph, Layer, Shape, require_wide
 
 Array = np.ndarray
 
@@ -32,20 +32,21 @@ class Pointwise(Layer, ABC):
     """A layer without weights that maps every position by itself."""
 
     def output_shape(self, shape: Shape) -> Shape:
-        name = type(self).__name__
-        if shape.channels is not None:
-            raise LayerError(f"{name} needs infinitely many channels: put a Conv or Dense layer before it")
+        require_wide(self, shape)
         if not shape.gaussian:
             raise LayerError(
-                f"{name} needs Gaussian inputs: put a Conv or Dense layer between it and the activation before it"
+                f"{type(self).__name__} needs Gaussian inputs: put a Conv or Dense layer between it and the activation "
+                "(or Flatten, maximum, product, concatenation, dropout) before it"
             )
-        return replace(shape, gaussian=self.keeps_gaussian)
+        return replace(shape, gaussian=False, centred=self.is_odd)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         return graph.apply(source, self)
 
-    keeps_gaussian: ClassVar[bool] = False
-    """Whether Gaussians come out of it."""
+    @property
+    def is_odd(self) -> bool:
+        """Whether it changes its sign with its argument, so that Gaussians of mean 0 keep that mean."""
+        return False
 
 
 class ClosedForm(Pointwise, ABC):

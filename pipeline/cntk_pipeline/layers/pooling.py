@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.inputs import is_whole_number
-from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image, require_positions
+from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image, require_positions, require_wide
 from cntk_pipeline.layers.rectifiers import AbsDifference
 from cntk_pipeline.layers.refused import PAGE
 from cntk_pipeline.layers.windows import Windows, check_padding
@@ -16,6 +16,8 @@ class Flatten(Layer):
 
     Of inputs with absent positions, those that both have are equal positions; an input with L positions that are there
     is divided by the root of L.
+
+    Behind several positions, channels have the variances of these: put activations before it, or weights behind.
     """
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -26,7 +28,8 @@ class Flatten(Layer):
                 f"Flatten of {what} needs infinitely many channels: put a Conv, Dense or Recurrent layer before it"
             )
         channels = None if shape.channels is None else shape.channels * height * width
-        return replace(shape.with_spatial(None), channels=channels)
+        behind = replace(shape.with_spatial(None), channels=channels)
+        return behind if height * width == 1 else replace(behind, gaussian=False, alike=False)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         height, width = shape.size
@@ -64,7 +67,7 @@ def _check(layer: "AvgPool | MaxPool | SumPool") -> None:
 
 
 def _require_edges(value: object) -> None:
-    if value not in (True, False):  # 1 and 0 of older files too
+    if not isinstance(value, int) or value not in (0, 1):  # 1 and 0 of older files too
         raise LayerError(f"normalize_edges must be True or False, got {value!r}")
 
 
@@ -153,14 +156,13 @@ class MaxPool(Layer):
 
     def output_shape(self, shape: Shape) -> Shape:
         rows, columns = _place(self, shape)
-        if shape.channels is not None:
-            raise LayerError("MaxPool needs infinitely many channels: put a Conv or Dense layer before it")
+        require_wide(self, shape)
         if not shape.gaussian:
             raise LayerError(
                 "MaxPool needs Gaussian inputs, and the maximum of two rectified ones is one of three numbers: put a "
                 "Conv or Dense layer between it and the activation before it"
             )
-        return replace(shape, spatial=(rows.count, columns.count), gaussian=False)
+        return replace(shape, spatial=(rows.count, columns.count), gaussian=False, centred=False)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         rows, columns = _place(self, shape)

@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number, require_truth
+from cntk_pipeline.inputs import is_number, short_repr
+from cntk_pipeline.layers.arguments import require_truth
 from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image
 from cntk_pipeline.layers.linear import require_deviation
 
@@ -100,9 +101,11 @@ class PositionalEmbedding(Layer):
         require_deviation("w_std", self.w_std)
         require_truth("trained", self.trained)
         if self.correlation not in CORRELATIONS:
-            raise LayerError(f"correlation must be one of {', '.join(CORRELATIONS)}, got {self.correlation!r}")
+            raise LayerError(
+                f"correlation must be one of {', '.join(CORRELATIONS)}, got {short_repr(self.correlation)}"
+            )
         if not is_number(self.length) or not 0 < self.length < float("inf"):
-            raise LayerError(f"length must be a finite number of pixels > 0, got {self.length!r}")
+            raise LayerError(f"length must be a finite number of pixels > 0, got {short_repr(self.length)}")
 
     @property
     def covariance(self) -> Correlation:

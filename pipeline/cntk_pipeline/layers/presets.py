@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import is_number, short_repr
 from cntk_pipeline.layers.aggregation import Aggregate
 from cntk_pipeline.layers.arguments import as_plain, require_count, require_truth, told_what_fits
 from cntk_pipeline.layers.attention import Attend
@@ -100,7 +101,7 @@ def myrtle(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: fl
         If there is no such depth or pooling.
     """
     if not isinstance(depth, Integral) or depth not in _MYRTLE_BLOCKS:
-        raise LayerError(f"myrtle: depth must be one of {', '.join(map(str, _MYRTLE_BLOCKS))}, got {depth!r}")
+        raise LayerError(f"myrtle: depth must be one of {', '.join(map(str, _MYRTLE_BLOCKS))}, got {short_repr(depth)}")
     body: list[Layer] = []
     for count in _MYRTLE_BLOCKS[depth]:
         body += [Conv(3, w_std=w_std, b_std=b_std), Relu()] * count
@@ -196,8 +197,8 @@ def cnn_gp(
     """
     depth = require_count("cnn_gp counts convolutions: depth", depth)
     for name, value in (("var_w", var_w), ("var_b", var_b)):
-        if not isinstance(value, Real) or not 0 <= value < float("inf"):
-            raise LayerError(f"cnn_gp needs a finite {name} >= 0, got {value!r}")
+        if not is_number(value) or not 0 <= value < float("inf"):
+            raise LayerError(f"cnn_gp needs a finite {name} >= 0, got {short_repr(value)}")
     var_w, var_b = as_plain(var_w), as_plain(var_b)
     height, width = read_pair("filter_shape", filter_shape)
     # In the NTK parameterisation w_std**2 is the sum over the window; var_w is a single weight's.
@@ -274,7 +275,7 @@ def gntk(
     """
     depth, dense_layers = require_count("gntk: depth", depth), require_count("gntk: dense_layers", dense_layers)
     if pooling not in ("sum", "mean"):
-        raise LayerError(f'gntk knows pooling "sum" and "mean", got {pooling!r}')
+        raise LayerError(f'gntk knows pooling "sum" and "mean", got {short_repr(pooling)}')
     require_truth("gntk: jump", jump)
     block = Sequential(Aggregate(scaling), *[Relu(), Dense(w_std=SQRT_2)] * dense_layers)
     join = GlobalSumPool() if pooling == "sum" else GlobalAvgPool()
@@ -292,7 +293,8 @@ def _join(preset: str, pooling: object) -> tuple[Layer, ...]:
         return LocalAvgPool(int(pooling[3:])), Flatten()
     told = f". {_NO_WIDTH}" if isinstance(pooling, int | float) else ""
     raise LayerError(
-        f'{preset} knows pooling "flatten", "gap", and "lap4" or likewise with another radius, got {pooling!r}{told}'
+        f'{preset} knows pooling "flatten", "gap", and "lap4" or likewise with another radius, '
+        f"got {short_repr(pooling)}{told}"
     )
 
 
@@ -301,7 +303,7 @@ def _count_blocks(preset: str, depth: object, others: int) -> int:
     count = int(depth) if isinstance(depth, Integral) else 0
     if count <= others or (count - others) % 6:
         possible = ", ".join(str(6 * n + others) for n in range(1, 5))
-        raise LayerError(f"{preset}: depth must be 6 n + {others}, one of {possible}, ..., got {depth!r}")
+        raise LayerError(f"{preset}: depth must be 6 n + {others}, one of {possible}, ..., got {short_repr(depth)}")
     return (count - others) // 6
 
 

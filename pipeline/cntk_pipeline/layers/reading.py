@@ -8,9 +8,15 @@ import numpy.typing as npt
 
 from cntk_pipeline.errors import DataError, LayerError
 from cntk_pipeline.graphs import fill_rows, is_graph
-from cntk_pipeline.inputs import as_array, require_channels_last
+from cntk_pipeline.inputs import (
+    as_array,
+    instead_of_numbers,
+    is_whole_number,
+    require_channels_last,
+    short_repr,
+)
 from cntk_pipeline.layers.absent import NEEDS_MASKED, NEEDS_PADDED, takes_gaps, takes_padding
-from cntk_pipeline.layers.base import Layer
+from cntk_pipeline.layers.base import Layer, instead_of_layer
 from cntk_pipeline.layers.recurrent import read_sequences, takes_sequences
 from cntk_pipeline.sequences import fill_steps, has_absent_pixels, has_absent_steps, read_presence
 
@@ -34,19 +40,21 @@ def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDA
     array = given = as_array(name, inputs)
     for network in networks:
         if not isinstance(network, Layer):
-            several = "; kernel_matrices takes a list of several" if isinstance(network, list | tuple) else ""
+            is_list = isinstance(network, list | tuple)
+            several = "; kernel_matrices takes a list of several" if is_list else instead_of_layer(network)
             raise LayerError(
                 "a network is a layer of cntk_pipeline.layers, like Sequential(Dense(), Relu(), Dense()) or "
-                f"presets.cntk(3), got {network!r}{several}"
+                f"presets.cntk(3), got {short_repr(network)}{several}"
             )
         array = read_sequences(network, array)
     if array.dtype.kind not in "uif":
-        raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
+        raise DataError(f"{name} must hold real numbers, {instead_of_numbers(name, array)}")
     if array.ndim not in (2, 4) and not is_graph(array.shape[1:]):
-        raise DataError(
-            f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: add missing axes. Sequences "
-            f"(n, T, C) are images of one row, {name}[:, None]"
-        )
+        remedy = {
+            1: f"one sample is {name}[None]",
+            3: f"grey images are {name}[..., None], sequences (n, T, C) are images of one row, {name}[:, None]",
+        }.get(array.ndim, "leave out axes, or join them by reshape")
+        raise DataError(f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: {remedy}")
     if array.size == 0:
         raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
     if not any(map(takes_sequences, networks)):  # of sequences of T steps and T channels, no axis can be mistaken
@@ -64,6 +72,33 @@ def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDA
         remedy = f". Or it is an absent pixel: {NEEDS_MASKED}" if absent else ""
         raise DataError(f"{name} holds {array[place]} at index {place}: inputs must be finite{remedy}")
     return array
+
+
+def read_shape(network: Layer, given: object) -> tuple[int, ...]:
+    """Return the shape of one input of a network, that of a sequence ``(T, C)`` as an image of one row.
+
+    Raises
+    ------
+    LayerError
+        If there is no network, or it is no shape of one input, with the remedy.
+    """
+    if not isinstance(network, Layer):
+        raise LayerError(
+            f"network must be a layer of cntk_pipeline.layers, such as presets.cntk(3), got {short_repr(network)}"
+            f"{instead_of_layer(network)}"
+        )
+    if not isinstance(given, tuple | list) or not all(is_whole_number(size) and size > 0 for size in given):
+        raise LayerError(f"input_shape is that of one input, such as x.shape[1:], got {short_repr(given)}")
+    shape = tuple(map(int, given))
+    if len(shape) == 2 and takes_sequences(network):
+        return (1, *shape)
+    if len(shape) in (1, 3) or is_graph(shape):
+        return shape
+    remedy = {
+        2: f": grey images are ({', '.join(map(str, shape))}, 1)",
+        4: f": leave out the number of inputs, {shape[1:]}",
+    }.get(len(shape), "")
+    raise LayerError(f"input_shape is that of one input, (H, W, C) or (features,), got {shape}{remedy}")
 
 
 def takes_unequal_steps(networks: Sequence[Layer]) -> bool:

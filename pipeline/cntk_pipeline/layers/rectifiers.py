@@ -5,7 +5,7 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number
+from cntk_pipeline.inputs import is_number, short_repr
 from cntk_pipeline.layers.elementary import absolute, arc_cosine_halves, clip_correlation, inverse_root, square_root
 from cntk_pipeline.layers.pointwise import ClosedForm
 
@@ -41,12 +41,16 @@ class LeakyRelu(ClosedForm):
 
     def __post_init__(self) -> None:
         if not is_number(self.negative_slope) or not abs(self.negative_slope) < float("inf"):
-            raise LayerError(f"negative_slope must be a finite number, got {self.negative_slope!r}")
+            raise LayerError(f"negative_slope must be a finite number, got {short_repr(self.negative_slope)}")
 
     @property
     def constants(self) -> tuple[float, ...]:
         slope = float(self.negative_slope)
         return slope, (1 - slope) ** 2, (1 + slope * slope) / 2
+
+    @property
+    def is_odd(self) -> bool:
+        return self.negative_slope == 1
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
@@ -119,7 +123,8 @@ class Maxout(ClosedForm):
     def __post_init__(self) -> None:
         if not isinstance(self.pieces, Integral) or self.pieces != 2:
             raise LayerError(
-                f"Maxout has a closed form for 2 pieces, got {self.pieces!r}: put a Dense layer and another Maxout(2) "
+                "Maxout has a closed form for 2 pieces, "
+                f"got {short_repr(self.pieces)}: put a Dense layer and another Maxout(2) "
                 "behind it"
             )
 
@@ -139,6 +144,10 @@ class Sign(ClosedForm):
 
     has_ntk: ClassVar[bool] = False
     statistic_count: ClassVar[int] = 1
+
+    @property
+    def is_odd(self) -> bool:
+        return True
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:

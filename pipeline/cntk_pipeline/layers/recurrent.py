@@ -7,9 +7,10 @@ from typing import ClassVar
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers.absent import Padded
 from cntk_pipeline.layers.arguments import require_truth
-from cntk_pipeline.layers.base import Graph, Layer, Shape, require_sequence
+from cntk_pipeline.layers.base import Graph, Layer, Shape, instead_of_layer, require_sequence
 from cntk_pipeline.layers.branches import Concatenate, Product, Repeat
 from cntk_pipeline.layers.linear import Conv, Dense, require_deviation
 from cntk_pipeline.layers.pointwise import Pointwise
@@ -52,8 +53,8 @@ class Recurrent(Layer):
     def __post_init__(self) -> None:
         if not isinstance(self.activation, Pointwise):
             raise LayerError(
-                f"the activation of Recurrent must be a function of each position, such as Erf(), got "
-                f"{self.activation!r}"
+                "the activation of Recurrent must be a function of each position, such as Erf(), got "
+                f"{short_repr(self.activation)}{instead_of_layer(self.activation)}"
             )
         for name in ("w_std", "u_std", "b_std"):
             require_deviation(name, getattr(self, name))
@@ -125,7 +126,10 @@ class Bidirectional(Layer):
 
     def __post_init__(self) -> None:
         if not isinstance(self.recurrent, Recurrent) or self.recurrent.backward:
-            raise LayerError(f"Bidirectional needs a Recurrent layer that runs forward, got {self.recurrent!r}")
+            raise LayerError(
+                f"Bidirectional needs a Recurrent layer that runs forward, got {short_repr(self.recurrent)}"
+                f"{instead_of_layer(self.recurrent)}"
+            )
 
     @property
     def directions(self) -> tuple[Recurrent, Recurrent]:
@@ -138,8 +142,8 @@ class Bidirectional(Layer):
         return (self.recurrent,)
 
     def output_shape(self, shape: Shape) -> Shape:
-        require_sequence(self, shape)
-        return replace(self.recurrent.output_shape(shape), gaussian=False)
+        steps = require_sequence(self, shape)
+        return replace(self.recurrent.output_shape(shape), gaussian=False, alike=steps == 1)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         forward, backward = (each.lower(graph, shape, source) for each in self.directions)
@@ -186,4 +190,4 @@ def takes_sequences(network: Layer) -> bool:
 
 def _require_direction(value: object) -> None:
     if not isinstance(value, bool):
-        raise LayerError(f"backward must be True or False, got {value!r}")
+        raise LayerError(f"backward must be True or False, got {short_repr(value)}")

@@ -1,9 +1,9 @@
 """Sums of branches."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Graph, Layer, Shape
+from cntk_pipeline.layers.base import Graph, Layer, Shape, require_layer
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Identity(Layer):
 class Residual(Layer):
     """Add what a branch and a shortcut make of the same input (He et al. 2016).
 
-    Their covariances add up only if the two are uncorrelated, which a last layer with weights of its own in one of
-    them ensures.
+    Their covariances add up only if the two are uncorrelated: weights of its own on every way through one of them, and
+    mean 0 behind one of them. A last layer with weights of its own in one of them ensures both.
 
     Parameters
     ----------
@@ -34,8 +34,7 @@ class Residual(Layer):
 
     def __post_init__(self) -> None:
         for name, layer in (("branch", self.branch), ("shortcut", self.shortcut)):
-            if not isinstance(layer, Layer):
-                raise LayerError(f"the {name} of Residual must be a layer, got {layer!r}")
+            require_layer(f"the {name} of Residual", layer)
 
     @property
     def inner(self) -> tuple[Layer, ...]:
@@ -54,20 +53,13 @@ class Residual(Layer):
                 f"branch and shortcut must agree in shape, got {branch} and {shortcut}: "
                 "put a Conv with the branch's strides into the shortcut"
             )
-        if not any(
-            layer.renews and end.gaussian and end.weighted > shape.weighted
-            for layer, end in zip(self.inner, ends, strict=True)
-        ):
+        is_renewed = any(layer.renews for layer in self.inner)
+        if not is_renewed or not (branch.centred or shortcut.centred):
             raise LayerError(
-                "branch and shortcut are correlated, so that their covariances do not add up: "
-                "end one of them in a Conv or Dense layer"
+                f"branch and shortcut are correlated{', since both have a mean' if is_renewed else ''}, so that their "
+                "covariances do not add up: end one of them in a Conv or Dense layer"
             )
-        return replace(
-            branch,
-            gaussian=branch.gaussian and shortcut.gaussian,
-            present=branch.present_in_either(shortcut),
-            weighted=max(branch.weighted, shortcut.weighted),
-        )
+        return branch.plus(shortcut)
 
     def lower(self, graph: Graph, shape: Shape, source: int) -> int:
         return graph.add(self.branch.lower(graph, shape, source), self.shortcut.lower(graph, shape, source))

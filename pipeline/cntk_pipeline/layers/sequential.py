@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Graph, Layer, Shape
+from cntk_pipeline.layers.base import Graph, Layer, Shape, require_layer
 
 
 @dataclass(frozen=True, init=False)
@@ -22,8 +22,7 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Layer) -> None:
         for position, layer in enumerate(layers):
-            if not isinstance(layer, Layer):
-                raise LayerError(f"layer {position} of Sequential must be a layer, got {layer!r}")
+            require_layer(f"layer {position} of Sequential", layer)
         object.__setattr__(self, "layers", tuple(layers))
 
     @property

@@ -8,8 +8,7 @@ from functools import cache
 import numpy as np
 
 from cntk_pipeline.errors import LayerError, NotAccurate
-from cntk_pipeline.inputs import is_whole_number
-from cntk_pipeline.layers.arguments import is_number
+from cntk_pipeline.inputs import is_number, is_whole_number, short_repr
 from cntk_pipeline.layers.pointwise import STEPS_PER_OCTAVE, Array, Series, variance_steps
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
@@ -38,12 +37,12 @@ ACCURACY = 1e-5
 
 def _read_coefficients(name: str, values: object) -> tuple[float, ...]:
     if not isinstance(values, tuple | list) or not values:
-        raise LayerError(f"{name} needs a list of coefficients, that of the constant first, got {values!r}")
+        raise LayerError(f"{name} needs a list of coefficients, that of the constant first, got {short_repr(values)}")
     if len(values) > MOST_TERMS:
         raise LayerError(f"{name} takes at most {MOST_TERMS} coefficients, got {len(values)}")
     for value in values:
         if not is_number(value) or not math.isfinite(value):
-            raise LayerError(f"{name} needs finite coefficients, got {value!r}")
+            raise LayerError(f"{name} needs finite coefficients, got {short_repr(value)}")
     return tuple(float(value) for value in values)
 
 
@@ -64,6 +63,37 @@ def _expand(coefficients: Array, variance: Array, spread: Array) -> tuple[Array,
                 series[n] += coefficients[k] * share * spread**half
             series[n] *= deviation**n
     return 1 / deviation, series
+
+
+def _real_values(function: Callable[[Array], Array], points: Array) -> Array:
+    """Evaluate a user's function in float64.
+
+    Raises
+    ------
+    LayerError
+        If it takes no arrays, or returns no real numbers.
+    """
+    try:
+        values = np.asarray(function(points))
+        if values.dtype.kind in "fiubO":  # numpy.frompyfunc makes Python objects
+            return values.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise LayerError(
+            f"Elementwise: the function must take NumPy arrays and return real ones, but it raised {error!r}; wrap one "
+            "of single numbers as numpy.vectorize(function, otypes=[float])"
+        ) from error
+    raise LayerError(
+        f"Elementwise: the function must return real numbers, but returned an array of dtype {values.dtype}"
+    )
+
+
+@cache
+def _is_odd(function: Callable[[Array], Array]) -> bool:
+    """Tell whether a function changes its sign with its argument; looked at where quadratures look."""
+    points = np.geomspace(SMALLEST_STEP, 30, 64)
+    with np.errstate(all="ignore"):
+        values, mirrored = _real_values(function, points), _real_values(function, -points)
+        return bool(np.all(np.abs(values + mirrored) <= 1e-12 * np.abs(values)))
 
 
 @cache
@@ -101,6 +131,10 @@ class Polynomial(Series):
     def terms(self) -> int:
         return len(self.coefficients)
 
+    @property
+    def is_odd(self) -> bool:
+        return not any(self.coefficients[::2])
+
     def expand(self, variance: Array) -> tuple[Array, Array]:
         return _expand(np.array(self.coefficients), variance, variance)
 
@@ -125,6 +159,10 @@ class Hermite(Series):
     @property
     def terms(self) -> int:
         return len(self.coefficients)
+
+    @property
+    def is_odd(self) -> bool:
+        return not any(self.coefficients[::2])
 
     def expand(self, variance: Array) -> tuple[Array, Array]:
         # By their own multiplication theorem: as powers, more than 30 terms would lose all digits to cancellation.
@@ -157,20 +195,31 @@ class Elementwise(Series):
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str) and self.function not in FUNCTIONS:
-            raise LayerError(f"Elementwise knows {', '.join(FUNCTIONS)} by name, got {self.function!r}")
+            raise LayerError(f"Elementwise knows {', '.join(FUNCTIONS)} by name, got {short_repr(self.function)}")
         if not isinstance(self.function, str) and not callable(self.function):
-            raise LayerError(f"Elementwise needs a function of NumPy arrays or its name, got {self.function!r}")
+            raise LayerError(
+                f"Elementwise needs a function of NumPy arrays or its name, got {short_repr(self.function)}"
+            )
         if not isinstance(self.function, Hashable):
             raise LayerError(
-                f"Elementwise needs a function that can be hashed, as networks are, got {self.function!r}: wrap it, as "
+                "Elementwise needs a function that can be hashed, as networks are, "
+                f"got {short_repr(self.function)}: wrap it, as "
                 "in lambda x: f(x)"
             )
         if not is_whole_number(self.nodes) or not 1 <= self.nodes <= MOST_NODES:
-            raise LayerError(f"Elementwise needs 1 to {MOST_NODES} nodes, got {self.nodes!r}")
+            raise LayerError(f"Elementwise needs 1 to {MOST_NODES} nodes, got {short_repr(self.nodes)}")
 
     @property
     def terms(self) -> int:
         return self.nodes
+
+    @property
+    def is_odd(self) -> bool:
+        return _is_odd(self._called)
+
+    @property
+    def _called(self) -> Callable[[Array], Array]:
+        return FUNCTIONS[self.function] if isinstance(self.function, str) else self.function
 
     def expand(self, variance: Array) -> tuple[Array, Array]:
         for step in np.unique(variance_steps(variance)):
@@ -179,12 +228,11 @@ class Elementwise(Series):
 
     def _expand(self, variance: Array, nodes: int) -> Array:
         """Evaluate the Hermite coefficients, with a first axis of ``nodes``."""
-        function = FUNCTIONS[self.function] if isinstance(self.function, str) else self.function
         points, weighted = _rule(nodes)
         deviation = np.maximum(np.sqrt(variance), SMALLEST_DEVIATION)
         seen = np.maximum(deviation, SMALLEST_STEP)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray(function(seen[None] * points.reshape(-1, *[1] * variance.ndim)), np.float64)
+            values = _real_values(self._called, seen[None] * points.reshape(-1, *[1] * variance.ndim))
         if values.shape != (nodes, *variance.shape):
             raise LayerError(
                 f"Elementwise: the function must keep the shape of its argument, {(nodes, *variance.shape)}, "

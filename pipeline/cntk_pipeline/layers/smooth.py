@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.arguments import is_number
+from cntk_pipeline.inputs import is_number, short_repr
 from cntk_pipeline.layers.elementary import (
     absolute,
     arc_sine,
@@ -34,6 +34,10 @@ class Erf(ClosedForm):
     """The error function (Williams 1997)."""
 
     statistic_count: ClassVar[int] = 3
+
+    @property
+    def is_odd(self) -> bool:
+        return True
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
@@ -93,6 +97,10 @@ class Sin(ClosedForm):
 
     statistic_count: ClassVar[int] = 2
 
+    @property
+    def is_odd(self) -> bool:
+        return True
+
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
         return inverse_root(variance), square_root(variance), -0.5 * exponential_less_one(-2.0 * variance)
@@ -143,7 +151,7 @@ class Rbf(ClosedForm):
 
     def __post_init__(self) -> None:
         if not is_number(self.gamma) or not 0 < self.gamma < float("inf"):
-            raise LayerError(f"Rbf needs a finite gamma > 0, got {self.gamma!r}")
+            raise LayerError(f"Rbf needs a finite gamma > 0, got {short_repr(self.gamma)}")
 
     @property
     def constants(self) -> tuple[float, ...]:

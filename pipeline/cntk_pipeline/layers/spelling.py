@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers.base import WHEN_CHANGED, Layer
 from cntk_pipeline.layers.refused import REFUSED, why_not
 from cntk_pipeline.layers.sequential import Sequential
@@ -81,14 +82,14 @@ def _read_branch(value: Any, layers: Mapping[str, type[Layer]], place: str) -> L
     if isinstance(value, Mapping):
         return _read_layer(value, layers, place)
     if not isinstance(value, list | tuple):
-        raise LayerError(f'{place}: expected layers, like [{{layer = "Relu"}}], got {value!r}')
+        raise LayerError(f'{place}: expected layers, like [{{layer = "Relu"}}], got {short_repr(value)}')
     built = _read_list(value, layers, place)
     return built[0] if len(built) == 1 else Sequential(*built)
 
 
 def _read_layer(table: Any, layers: Mapping[str, type[Layer]], place: str) -> Layer:
     if not isinstance(table, Mapping) or "layer" not in table:
-        raise LayerError(f'{place}: name the layer, like {{layer = "Relu"}}, got {table!r}')
+        raise LayerError(f'{place}: name the layer, like {{layer = "Relu"}}, got {short_repr(table)}')
     name = table["layer"]
     if isinstance(name, str) and name in REFUSED and name not in layers:
         raise LayerError(f"{place}: {why_not(name)}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
+from cntk_pipeline.inputs import short_repr
 
 PADDINGS = ("SAME", "VALID", "CIRCULAR")
 
@@ -89,4 +90,4 @@ class Windows:
 def check_padding(padding: object, known: tuple[str, ...] = PADDINGS) -> None:
     """Refuse a padding that is not one of ``known``."""
     if padding not in known:
-        raise LayerError(f"padding must be one of {', '.join(known)}, got {padding!r}")
+        raise LayerError(f"padding must be one of {', '.join(known)}, got {short_repr(padding)}")

@@ -13,7 +13,7 @@ from cntk_pipeline.datasets.unlabelled import Like, Unlabelled
 from cntk_pipeline.datasets.unlabelled_tables import columns_of, features_of
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.graphs import is_graph
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, short_repr
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.layers.absent import takes_gaps
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -73,7 +73,13 @@ class NewImages:
         ConfigError
             If a table has named columns, and PyArrow is not installed.
         """
-        return cls.of(run, Unlabelled.of(_as_features(run, images), "images", like_of(run)))
+        array = _as_features(run, images)
+        if not array.ndim:
+            raise DataError(
+                f"images: expected an array, got {short_repr(images)}; read it first, as by numpy.load, or give the "
+                "file to the command cntk predict"
+            )
+        return cls.of(run, Unlabelled.of(array, "images", like_of(run)))
 
     def __len__(self) -> int:
         return self.shape[0]

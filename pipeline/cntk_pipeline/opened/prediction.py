@@ -9,6 +9,7 @@ import numpy as np
 from cntk_pipeline.clusters.trust import read_trusted
 from cntk_pipeline.errors import ConfigError, SpecificationMismatch
 from cntk_pipeline.gram.engines import load_code, open_engine, require_numerics
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.kernels import Engine
 from cntk_pipeline.kernels.pieces import CostSoFar, compute
 from cntk_pipeline.opened.new_images import NewImages, spans
@@ -33,7 +34,7 @@ def on_stderr(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def predict_means(run: RunDirectory, system: System, given: object, say: Say | None, *, trust: bool = False) -> Array:
+def predict_means(run: RunDirectory, system: System, given: object, say: Say | None, *, trust: bool) -> Array:
     """Evaluate the predictive mean of new images, ``(n, classes)`` float64.
 
     Parameters
@@ -57,7 +58,7 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
         If the run does not hold how its images were standardised, and its data set is not at hand.
     """
     if say is not None and not callable(say):
-        raise ConfigError(f"say must be a function that takes a line, or None for no line, got {say!r}")
+        raise ConfigError(f"say must be a function that takes a line, or None for no line, got {short_repr(say)}")
     images = NewImages.in_memory(run, given)
     if run.specification.engine.code is not None:
         code = read_trusted(run, trust=trust).code

@@ -12,6 +12,7 @@ from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram.pivots import trace_errors
 from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import RESULTS, asked_of, needs_test_kernel
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers import spelling
 from cntk_pipeline.opened.description import describe
 from cntk_pipeline.opened.predicted import predicted_of
@@ -62,11 +63,17 @@ def open_run(path: str | Path | StorePath, *, trust: bool = False) -> "OpenRun":
 
     Raises
     ------
+    ConfigError
+        If the path is none.
     RunNotFound
         If there is no run at the path.
     StoreError
         If it has the format of another version, or its record is damaged.
     """
+    if not isinstance(path, str | Path | StorePath):
+        raise ConfigError(
+            f'expected the path of a run directory, such as "runs/name", as cntk run printed it, got {short_repr(path)}'
+        )
     return OpenRun(RunDirectory(path), trust=trust)
 
 
@@ -153,7 +160,7 @@ class OpenRun:
             With ``missing="raise"``, if tiles are missing, with how far it is.
         """
         if missing not in ("nan", "raise"):
-            raise ConfigError(f'missing is "nan" or "raise", got {missing!r}')
+            raise ConfigError(f'missing is "nan" or "raise", got {short_repr(missing)}')
         name = find_readout(self.directory, readout)
         stored = self._kernel(name, part)
         if missing == "raise":
@@ -267,11 +274,14 @@ class OpenRun:
     def __getattr__(self, key: str) -> Callable[..., Inferred]:
         """Return `result` for a key of ``[inference]``."""
         if key not in RESULTS:
-            raise AttributeError(f"a run has no {key!r}{spelling.nearest(key, self.__dir__())}")
+            raise AttributeError(f"a run has no {key!r}{spelling.nearest(key, self._public())}")
         return partial(self.result, key)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *RESULTS]
+
+    def _public(self) -> list[str]:
+        return [name for name in self.__dir__() if not name.startswith("_")]
 
     # New images.
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from numbers import Integral
 
 from cntk_pipeline.errors import ConfigError, NotComputed
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers import spelling
-from cntk_pipeline.regression.arguments import is_number
+from cntk_pipeline.regression.arguments import is_one_number
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, open_system
 from cntk_pipeline.units import shell_word
@@ -43,7 +44,8 @@ def find_readout(run: RunDirectory, asked: Readout) -> str:
         raise ConfigError(f"{run.path} has {len(names)} read-outs, name one of them: {', '.join(names)}")
     if not isinstance(asked, str | Sequence):
         raise ConfigError(
-            f'a read-out is given by its name, or by depth, pooling and kind as in (3, "gap", "ntk"), got {asked!r}; '
+            'a read-out is given by its name, or by depth, pooling and kind as in (3, "gap", "ntk"), '
+            f"got {short_repr(asked)}; "
             "a ridge and a part are given by name, as ridge=0.01"
         )
     name = asked if isinstance(asked, str) else "-".join(_part(part) for part in asked if part is not None)
@@ -101,8 +103,8 @@ def has_ridge(system: System, ridge: float) -> bool:
     ConfigError
         If it is no number.
     """
-    if not is_number(ridge):
-        raise ConfigError(f"ridge must be one of the numbers in solve.ridges, or be left out, got {ridge!r}")
+    if not is_one_number(ridge):
+        raise ConfigError(f"ridge must be one of the numbers in solve.ridges, or be left out, got {short_repr(ridge)}")
     return math.isclose(system.ridge, ridge, rel_tol=1e-9)
 
 

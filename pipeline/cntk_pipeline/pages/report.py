@@ -44,7 +44,7 @@ def make_report_page(run: OpenRun) -> Page:
         sentence=sentence,
         sections=[*sections, _work(report)],
         lacking=lacking,
-        facts=_facts(run, report),
+        facts=_facts(report),
         workflow=_toml(run),
         version=__version__,
     )
@@ -125,7 +125,7 @@ def _work(report: RunReport) -> Section:
     return Section("stages", "Stages", None, tuple(tables), {})
 
 
-def _facts(run: OpenRun, report: RunReport) -> Sequence[tuple[str, str]]:
+def _facts(report: RunReport) -> Sequence[tuple[str, str]]:
     """List where the run comes from, for someone who wants to make it again."""
     made, data = report.provenance, report.data
     facts = [

@@ -3,15 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference import Shown
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.models import Json
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.plots.style import new_figure, styled
+from cntk_pipeline.units import python_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,6 +80,22 @@ class Chart(ABC):
 class Display(Chart):
     """A chart of one run, in the manner of scikit-learn's displays."""
 
+    def __init_subclass__(cls) -> None:
+        """Have every display refuse what is no open run, such as its path, before it reads from it."""
+        super().__init_subclass__()
+        read = cls.__dict__["from_run"].__func__
+
+        @wraps(read)
+        def of_open_run(kind: type[Self], run: Any, *values: Any, **named: Any) -> Any:
+            if not isinstance(run, OpenRun):
+                path = run if isinstance(run, str | Path) else "runs/name"
+                raise ConfigError(
+                    f"expected an open run, got {short_repr(run)}: give cntk_pipeline.open_run({python_text(path)})"
+                )
+            return read(kind, run, *values, **named)
+
+        cls.from_run = classmethod(of_open_run)  # type: ignore[assignment, method-assign]
+
     @classmethod
     @abstractmethod
     def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
@@ -89,7 +110,7 @@ class Display(Chart):
         Raises
         ------
         ConfigError
-            If the run has no such figure, with the reason, and with what to ask for.
+            If it is no open run, or has no such figure, with the reason, and with what to ask for.
         NotComputed
             If the numbers are not computed yet.
         """

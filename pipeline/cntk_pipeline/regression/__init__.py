@@ -42,7 +42,7 @@ __all__ = [
     "spectrum",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Blocks": "ensembles",

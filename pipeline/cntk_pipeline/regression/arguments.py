@@ -1,14 +1,13 @@
 """Checks of the arguments of this package's functions: results are float64, and errors name the argument."""
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotFinite
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, instead_of_numbers, is_number, short_repr
 
 Array = npt.NDArray[np.float64]
 
@@ -20,6 +19,9 @@ AUTO_RIDGES = tuple(10.0**exponent for exponent in range(0, -8, -1))
 MEASURED_RIDGES = (100.0, 10.0, *AUTO_RIDGES)
 """The same for measured targets, which hold more noise than classes. Of scikit-learn's diabetes (354 rows, networks
 of 2, 3 and 5 dense layers) leave-one-out prefers 1, which should not be the end."""
+
+SMALLEST_REST = 1e-12
+"""Of 1 minus a leverage: less leaves no digit of the difference that leave-one-out divides by."""
 
 ASYMMETRY = 1000
 """Units in the last place, of the largest entry, by which mirrored entries may differ.
@@ -121,7 +123,7 @@ def as_cross_kernel(values: npt.ArrayLike, kernel: TrainKernel, name: str = "k_t
     return as_finite(given, name)
 
 
-def as_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> Array:
+def as_targets(values: npt.ArrayLike, kernel: TrainKernel) -> Array:
     """Return targets as ``(n, c)``; ``(n,)`` is one column.
 
     Raises
@@ -131,21 +133,21 @@ def as_targets(values: npt.ArrayLike, kernel: TrainKernel, name: str = "y") -> A
     NotFinite
         A target is nan or infinite.
     """
-    given = as_real(values, name)
+    given = as_real(values, "y")
     columns = given[:, None] if given.ndim == 1 else given
     if columns.ndim != 2 or len(columns) != kernel.count or columns.shape[1] == 0:
         raise ConfigError(
-            f"{name} must be ({kernel.count},) or ({kernel.count}, c), as {kernel.name} has {kernel.count} samples, "
+            f"y must be ({kernel.count},) or ({kernel.count}, c), as {kernel.name} has {kernel.count} samples, "
             f"got {given.shape}"
         )
-    return as_finite(columns, name)
+    return as_finite(columns, "y")
 
 
-def is_number(value: object) -> bool:
+def is_one_number(value: object) -> bool:
     """Tell whether a value is one real number; an array without axes is one, True and False are none."""
     if isinstance(value, np.ndarray):
         return not value.ndim and value.dtype.kind in "fiu"
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return is_number(value)
 
 
 def is_list(value: object) -> bool:
@@ -161,18 +163,29 @@ def as_absolute_ridge(kernel: TrainKernel, ridge: float, mode: RidgeMode) -> flo
     ConfigError
         If the ridge is negative or not finite, or the mode unknown.
     """
-    if mode not in ("relative", "absolute"):
-        raise ConfigError(f"ridge_mode must be 'relative' (to trace(K)/n) or 'absolute', got {mode!r}")
-    if not is_number(ridge) or not 0 <= ridge < np.inf:
-        raise ConfigError(f"a ridge must be a finite number of at least 0, got {ridge!r}")
+    require_ridge_mode(mode)
+    if not is_one_number(ridge) or not 0 <= ridge < np.inf:
+        raise ConfigError(f"a ridge must be a finite number of at least 0, got {short_repr(ridge)}")
     return float(ridge) * kernel.mean_diagonal if mode == "relative" else float(ridge)
+
+
+def require_ridge_mode(mode: object) -> None:
+    """Refuse what is no way to read a ridge.
+
+    Raises
+    ------
+    ConfigError
+        With the two ways that there are.
+    """
+    if not isinstance(mode, str) or mode not in ("relative", "absolute"):
+        raise ConfigError(f"ridge_mode must be 'relative' (to trace(K)/n) or 'absolute', got {short_repr(mode)}")
 
 
 def as_real(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     """Return an array unchanged; `ConfigError` if its dtype is not of real numbers, `DataError` if it is masked."""
     given = as_array(name, values)
     if given.dtype.kind not in "fiub":
-        raise ConfigError(f"{name} must hold real numbers, got dtype {given.dtype}")
+        raise ConfigError(f"{name} must hold real numbers, {instead_of_numbers(name, given)}")
     return given
 
 

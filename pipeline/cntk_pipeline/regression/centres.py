@@ -15,6 +15,7 @@ import scipy.linalg
 from cntk_pipeline.errors import NotPositiveDefinite
 from cntk_pipeline.regression.arguments import (
     AUTO_RIDGES,
+    SMALLEST_REST,
     Array,
     RidgeMode,
     TrainKernel,
@@ -22,14 +23,11 @@ from cntk_pipeline.regression.arguments import (
     as_finite,
     as_real,
     as_train_kernel,
+    is_one_number,
 )
-from cntk_pipeline.regression.fitting import Ridge, candidates_of, is_one_ridge
+from cntk_pipeline.regression.fitting import Ridge, candidates_of
 from cntk_pipeline.regression.scores import accuracy, classes_of, mean_square
 from cntk_pipeline.regression.selection import RidgePath
-
-SMALLEST_REST = 1e-12
-"""Of 1 minus a leverage: less leaves no digit of the difference that leave-one-out divides by."""
-
 
 ROUNDED_SIGNAL = 0.1
 """Share of the variance of the signal that rounding may make of it: more leaves no digit."""
@@ -131,7 +129,7 @@ def fit_centres(
     left, singular, right = scipy.linalg.svd(kernel @ to_features, full_matrices=False, check_finite=False)
     mean = as_finite(as_real(diagonal, "diagonal"), "diagonal").mean()
     unit = TrainKernel(np.full((1, 1), mean), corner.eps, "the kernel")  # all that a relative ridge asks of it
-    several = not is_one_ridge(ridge)
+    several = not is_one_number(ridge)
     ridges = list(candidates_of(ridge, ridge_mode, auto)) if several else [cast(float, ridge)]
     absolute = [as_absolute_ridge(unit, each, ridge_mode) for each in ridges]
     squares, rotated = np.square(singular), left.T @ y

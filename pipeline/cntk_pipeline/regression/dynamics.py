@@ -12,14 +12,14 @@ import numpy.typing as npt
 import scipy
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.inputs import is_whole_number
+from cntk_pipeline.inputs import is_whole_number, short_repr
 from cntk_pipeline.regression.arguments import (
     Array,
     TrainKernel,
     as_cross_kernel,
     as_targets,
     as_train_kernel,
-    is_number,
+    is_one_number,
 )
 from cntk_pipeline.regression.factors import cholesky, eigenbasis, expect_semidefinite, solve, sufficient_ridge
 
@@ -96,8 +96,8 @@ def gradient_flow(
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
     cross = as_cross_kernel(k_test_train, kernel)
-    if not is_number(learning_rate) or not 0 < learning_rate < np.inf:
-        raise ConfigError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
+    if not is_one_number(learning_rate) or not 0 < learning_rate < np.inf:
+        raise ConfigError(f"learning_rate must be a finite number above 0, got {short_repr(learning_rate)}")
     time = flow_time(t, targets.size, learning_rate)
     if np.isinf(time):
         return Flow(cross @ solve(cholesky(kernel, 0.0), targets), targets.copy())
@@ -134,7 +134,7 @@ def maximal_learning_rate(k_train: "npt.ArrayLike | LinearOperator", outputs: in
     10.0
     """
     if not is_whole_number(outputs) or outputs < 1:
-        raise ConfigError(f"outputs must be a positive integer, the columns of the targets, got {outputs!r}")
+        raise ConfigError(f"outputs must be a positive integer, the columns of the targets, got {short_repr(outputs)}")
     from cntk_pipeline.regression.eigenvalues import spectrum  # sparse matrices are slow to import
 
     largest = float(spectrum(k_train, count=1).eigenvalues[0])
@@ -157,8 +157,8 @@ def flow_time(t: float | None, entries: int, learning_rate: float = 1.0) -> floa
     """
     if t is None:
         return float("inf")
-    if not is_number(t) or not t >= 0:
-        raise ConfigError(f"t must be a time of at least 0, or None for the end of training, got {t!r}")
+    if not is_one_number(t) or not t >= 0:
+        raise ConfigError(f"t must be a time of at least 0, or None for the end of training, got {short_repr(t)}")
     return float(t) * (learning_rate / entries)
 
 

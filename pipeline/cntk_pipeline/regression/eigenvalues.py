@@ -8,7 +8,7 @@ import scipy.linalg
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, aslinearoperator, eigsh
 
 from cntk_pipeline.errors import ConfigError, NotConverged, NotFinite
-from cntk_pipeline.inputs import is_whole_number
+from cntk_pipeline.inputs import is_whole_number, short_repr
 from cntk_pipeline.regression.arguments import Array, as_train_kernel
 
 RESTARTS = 100
@@ -68,9 +68,11 @@ def spectrum(k_train: npt.ArrayLike | LinearOperator, count: int | None = None, 
     array([3., 2., 1.])
     """
     if count is not None and not _counts(count, 1):
-        raise ConfigError(f"count must be an integer of at least 1, or None for all eigenvalues, got {count!r}")
+        raise ConfigError(
+            f"count must be an integer of at least 1, or None for all eigenvalues, got {short_repr(count)}"
+        )
     if not _counts(smallest, 0):
-        raise ConfigError(f"smallest must be an integer of at least 0, got {smallest!r}")
+        raise ConfigError(f"smallest must be an integer of at least 0, got {short_repr(smallest)}")
     if not isinstance(k_train, LinearOperator):
         matrix = as_train_kernel(k_train).values
         operator = aslinearoperator(matrix)

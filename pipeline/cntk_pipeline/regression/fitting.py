@@ -7,6 +7,7 @@ from typing import Literal, cast
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.regression.arguments import (
     AUTO_RIDGES,
     Array,
@@ -16,7 +17,8 @@ from cntk_pipeline.regression.arguments import (
     as_targets,
     as_train_kernel,
     is_list,
-    is_number,
+    is_one_number,
+    require_ridge_mode,
 )
 from cntk_pipeline.regression.factors import (
     cholesky,
@@ -72,6 +74,7 @@ def fit(
     ridge: Ridge = "auto",
     ridge_mode: RidgeMode = "relative",
     auto: Sequence[float] = AUTO_RIDGES,
+    name: str = "k_train",
 ) -> Fitted:
     """Solve kernel regression, with the ridge that leave-one-out prefers where several are given.
 
@@ -89,6 +92,7 @@ def fit(
     ridge_mode : {"relative", "absolute"}
         Relative to trace(K) / n, or added to the diagonal as it is; "auto" is always relative.
     auto : the ridges of "auto".
+    name : of the kernel matrix, for messages.
 
     Raises
     ------
@@ -104,10 +108,10 @@ def fit(
     >>> fitted.ridge, fitted.coefficients.ravel().round(3)
     (0.9, array([ 0.5,  0.5, -0.5]))
     """
-    kernel = as_train_kernel(k_train)
+    kernel = as_train_kernel(k_train, name)
     targets = as_targets(y, kernel)
     path, chosen = None, ridge
-    if not is_one_ridge(ridge):
+    if not is_one_number(ridge):
         path = _path(kernel, targets, candidates_of(ridge, ridge_mode, auto), ridge_mode)
         chosen = path.best
     absolute = as_absolute_ridge(kernel, cast(float, chosen), ridge_mode)
@@ -117,20 +121,16 @@ def fit(
     return Fitted(float(cast(float, chosen)), absolute, lower, coefficients, predictions, path)
 
 
-def is_one_ridge(ridge: Ridge) -> bool:
-    """Tell whether a ridge is given, and not several to choose from."""
-    return is_number(ridge)
-
-
 def candidates_of(ridge: Ridge, ridge_mode: RidgeMode, auto: Sequence[float]) -> Sequence[float]:
     """List the ridges to choose from; errors as of `fit`."""
+    require_ridge_mode(ridge_mode)
     if is_list(ridge):
         ridges = cast(Sequence[float], ridge)
         if not len(ridges):
             raise ConfigError("the list of ridges is empty: give at least one, or ridge='auto'")
         return ridges
     if not isinstance(ridge, str) or ridge != "auto":
-        raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {ridge!r}")
+        raise ConfigError(f"ridge must be a number of at least 0, a list of such, or 'auto', got {short_repr(ridge)}")
     if ridge_mode != "relative":
         raise ConfigError(f"ridge='auto' chooses among relative ridges: leave ridge_mode={ridge_mode!r} out")
     return auto

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.inputs import is_whole_number
-from cntk_pipeline.regression.arguments import as_finite, as_real, is_number
+from cntk_pipeline.inputs import is_whole_number, short_repr
+from cntk_pipeline.regression.arguments import as_finite, as_real, is_one_number
 from cntk_pipeline.tiling import block_width
 
 PROPOSALS = 2
@@ -211,9 +211,9 @@ def choose_centres(
         raise ConfigError(f"diagonal must be (n,), the kernel of each sample with itself, got shape {variance.shape}")
     for name, number, least in (("count", count, 1), ("width", 1 if width is None else width, 1), ("seed", seed, 0)):
         if not is_whole_number(number) or not least <= number < 2**32:
-            raise ConfigError(f"{name} must be a whole number from {least} to 2**32 - 1, got {number!r}")
-    if not is_number(tolerance) or not 0 <= tolerance < 1:
-        raise ConfigError(f"tolerance must be a number from 0, and below 1, got {tolerance!r}")
+            raise ConfigError(f"{name} must be a whole number from {least} to 2**32 - 1, got {short_repr(number)}")
+    if not is_one_number(tolerance) or not 0 <= tolerance < 1:
+        raise ConfigError(f"tolerance must be a number from 0, and below 1, got {short_repr(tolerance)}")
     if not variance.sum() > 0:
         raise NotPositiveDefinite("the kernel is zero everywhere: its network trains no layer, or all samples are zero")
     dtype = first.dtype.name if first.dtype.kind == "f" else "float64"

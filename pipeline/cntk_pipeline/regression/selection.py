@@ -8,7 +8,7 @@ import numpy.typing as npt
 import scipy
 
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.inputs import as_array
+from cntk_pipeline.inputs import as_array, short_repr
 from cntk_pipeline.regression.arguments import (
     Array,
     RidgeMode,
@@ -156,7 +156,7 @@ def ridge_path(
     kernel = as_train_kernel(k_train)
     targets = as_targets(y, kernel)
     if not is_list(ridges):
-        raise ConfigError(f"ridges must be a list of numbers of at least 0, got {ridges!r}")
+        raise ConfigError(f"ridges must be a list of numbers of at least 0, got {short_repr(ridges)}")
     if not len(ridges):
         raise ConfigError("ridges is empty: at least one was expected")
     absolute = np.array([as_absolute_ridge(kernel, ridge, ridge_mode) for ridge in ridges])

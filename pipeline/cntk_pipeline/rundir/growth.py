@@ -18,7 +18,7 @@ from cntk_pipeline.errors import ConfigError, SpecificationMismatch, StoreError
 from cntk_pipeline.models import STRICT, Count, Positive
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import Specification, differences, fingerprint
+from cntk_pipeline.rundir.specification import Specification, differences, is_as_sealed, sealed
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.storage.tiled_array import Array
@@ -58,21 +58,13 @@ class Growth:
             If it is damaged or was edited.
         """
         found = run.read_record(_FILE, _GROWTH)
-        if found is not None and found.checksum not in (None, found._digest()):
+        if found is not None and found.checksum is not None and not is_as_sealed(asdict(found)):
             raise StoreError(f"{run.path / _FILE} was edited: it is not what its checksum is of: {_REMEDY}")
         return found
 
     def write(self, run: RunDirectory) -> None:
         """Write the record of a run."""
-        run.write_record(_FILE, self._fields() | {"checksum": self._digest()})
-
-    def _digest(self) -> str:
-        return fingerprint(self._fields())
-
-    def _fields(self) -> dict[str, Any]:
-        fields = asdict(self)
-        del fields["checksum"]
-        return fields
+        run.write_record(_FILE, sealed(asdict(self)))
 
 
 _FILE = "growth.json"

@@ -13,7 +13,7 @@ from typing import Any
 import google_crc32c
 
 from cntk_pipeline.errors import StoreError
-from cntk_pipeline.rundir.packed import pack, unpack
+from cntk_pipeline.rundir.packed import REMEDY, pack, unpack
 from cntk_pipeline.rundir.receipts import Receipts
 from cntk_pipeline.storage import Appender, Listed, StorePath
 from cntk_pipeline.storage.records import RECORD_BYTES, Record, numbers
@@ -30,9 +30,7 @@ _LISTINGS = 5
 
 _NUMBER = re.compile(r"[0-9]{6,15}")
 
-_REMEDY = "move that file away: tiles without a receipt are read, and taken for done where they are whole"
-
-_RECEIPT: Record[Receipt] = Record(Receipt, _REMEDY)
+_RECEIPT: Record[Receipt] = Record(Receipt, REMEDY)
 
 
 def to_line(receipt: Receipt) -> bytes:
@@ -225,4 +223,4 @@ def _whole_lines(path: StorePath, position: int, end: int) -> Iterator[bytes]:
         for line in lines:
             yield line + b"\n"
         if len(rest) > RECORD_BYTES:
-            raise StoreError(f"{path} has a line of more than {RECORD_BYTES} bytes, as no receipt is long: {_REMEDY}")
+            raise StoreError(f"{path} has a line of more than {RECORD_BYTES} bytes, as no receipt is long: {REMEDY}")

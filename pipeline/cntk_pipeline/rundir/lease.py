@@ -27,7 +27,7 @@ from cntk_pipeline.models import STRICT, Count
 from cntk_pipeline.resources import BatchJob
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record, numbers
-from cntk_pipeline.units import shell_word
+from cntk_pipeline.units import seconds_text, shell_word
 
 RENEW_SECONDS, PATIENCE_SECONDS = 1.0, 8.0
 
@@ -84,6 +84,17 @@ class Sighting:
 
     name: str
     silent_seconds: float | None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it was not heard of for long."""
+        return self.silent_seconds is not None
+
+    @property
+    def silence(self) -> str:
+        """A sentence of a silent one, "NAME is silent ...", with when it was last heard of."""
+        ago = seconds_text(self.silent_seconds or 0.0)
+        return f"{self.name} is silent, last heard of {ago} ago by this machine's clock"
 
 
 @dataclass
@@ -149,7 +160,7 @@ def holder(folder: StorePath, *, watch: bool = True) -> str | None:
     See `look` for ``watch``.
     """
     found = look(folder, watch=watch)
-    return None if found is None or found.silent_seconds is not None else found.name
+    return None if found is None or found.is_silent else found.name
 
 
 def look(folder: StorePath, *, watch: bool = True) -> Sighting | None:

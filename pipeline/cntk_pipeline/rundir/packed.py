@@ -46,9 +46,10 @@ class _Head:
     crc32c: Annotated[int, Field(ge=0, lt=2**32)]
 
 
-_REMEDY = "move that file away: tiles without a receipt are read, and taken for done where they are whole"
+REMEDY = "move that file away: tiles without a receipt are read, and taken for done where they are whole"
+"""What to do with a damaged file of a journal."""
 
-_HEAD: Record[_Head] = Record(_Head, _REMEDY)
+_HEAD: Record[_Head] = Record(_Head, REMEDY)
 
 
 def pack(receipts: Receipts) -> Iterator[bytes]:
@@ -107,5 +108,5 @@ def _block(head: _Head, content: bytes, where: str) -> Block:
         and bool(np.all((seconds >= -1) & (seconds <= 1e12)))
     )
     if not is_sound:
-        raise StoreError(f"{where} has values that no receipt has: {_REMEDY}")
+        raise StoreError(f"{where} has values that no receipt has: {REMEDY}")
     return Block(head.stage, head.names, receipts, chunks, head.other_digests)

@@ -1,7 +1,7 @@
 """How the images of a run were made from those of its source, so that new images can be made alike."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import with_config
@@ -10,7 +10,7 @@ from cntk_pipeline.datasets import Standardization
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.models import STRICT
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.specification import fingerprint
+from cntk_pipeline.rundir.specification import is_as_sealed, sealed
 from cntk_pipeline.storage.records import Record
 
 FILE = "preprocessing.json"
@@ -46,11 +46,7 @@ class Preprocessing:
     def write(self, run: RunDirectory) -> None:
         """Write the record of a run; nothing happens where there is one."""
         if not run.has_record(FILE):
-            run.write_record(FILE, self._fields() | {"checksum": fingerprint(self._fields())}, LIMIT_BYTES)
-
-    def _fields(self) -> dict[str, Any]:
-        constants = None if self.standardization is None else asdict(self.standardization)
-        return {"pixels": self.pixels, "standardization": constants}
+            run.write_record(FILE, sealed(asdict(self)), LIMIT_BYTES)
 
 
 @with_config(STRICT)
@@ -85,8 +81,7 @@ def find_preprocessing(run: RunDirectory) -> Preprocessing | None:
     record = run.read_record(FILE, _RECORD)
     if record is None:
         return None
-    said = record.standardization
-    found = Preprocessing(record.pixels, None if said is None else Standardization(said.mean, said.std))
-    if fingerprint(found._fields()) != record.checksum:
+    if not is_as_sealed(asdict(record)):
         raise StoreError(f"{run.path / FILE} was edited: its numbers are not those of its checksum: {_REMEDY}")
-    return found
+    said = record.standardization
+    return Preprocessing(record.pixels, None if said is None else Standardization(said.mean, said.std))

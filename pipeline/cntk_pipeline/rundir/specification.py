@@ -3,6 +3,7 @@
 import hashlib
 import json
 import reprlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -268,6 +269,17 @@ def fingerprint(specification: Json) -> str:
     """Digest a specification: sha256 of its canonical JSON."""
     text = json.dumps(specification, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with its "checksum", a digest of its other fields by which an edit shows."""
+    fields = {key: value for key, value in record.items() if key != "checksum"}
+    return fields | {"checksum": fingerprint(fields)}
+
+
+def is_as_sealed(record: Mapping[str, Any]) -> bool:
+    """Tell whether the fields of a record are those of its checksum."""
+    return bool(sealed(record)["checksum"] == record["checksum"])
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:

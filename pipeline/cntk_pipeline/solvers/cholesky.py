@@ -62,7 +62,7 @@ def factor_task_bytes(tile: int) -> int:
     return 7 * tile * tile * 8
 
 
-def factor_jobs(run: RunDirectory, system: System, order: int, slots: int = 1) -> list[Job]:
+def factor_jobs(run: RunDirectory, system: System, order: int, slots: int) -> list[Job]:
     """List the tasks of a factorisation and of both solves.
 
     Parameters

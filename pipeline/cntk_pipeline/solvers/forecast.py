@@ -95,9 +95,13 @@ class StreamRate:
     entry_seconds: float
 
 
-def measure_stream(dtype: str, classes: int, side: int = 768) -> StreamRate:
+_SIDE = 768
+"""Edge of the measured tile: with its copies it outgrows a core's own caches, and a turn takes milliseconds."""
+
+
+def measure_stream(dtype: str, classes: int) -> StreamRate:
     """Measure both times on one thread, the best of a few turns."""
-    tile, direction = np.ones((side, side), dtype), np.ones((side, classes))
+    tile, direction = np.ones((_SIDE, _SIDE), dtype), np.ones((_SIDE, classes))
     payload = tile.tobytes()
     read, multiply = [], []
     from threadpoolctl import threadpool_limits
@@ -112,7 +116,7 @@ def measure_stream(dtype: str, classes: int, side: int = 768) -> StreamRate:
             _ = promoted @ direction, promoted.T @ direction
             read.append(between - start)
             multiply.append(time.perf_counter() - between)
-    return StreamRate(min(read) / len(payload), min(multiply) / side**2)
+    return StreamRate(min(read) / len(payload), min(multiply) / _SIDE**2)
 
 
 def forecast_streaming(size: SystemSize, factor_dtype: str | None, rank: int) -> IterationForecast:

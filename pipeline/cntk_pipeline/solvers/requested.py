@@ -116,7 +116,7 @@ def method_of(solve: SolveConfig) -> Method:
     return Method(solve.solver, options_of(solve).model_dump(mode="json", exclude_none=True))
 
 
-def with_factor_tile(solve: SolveConfig, cut: Cut, slots: int, kept: Collection[int] = ()) -> SolveConfig:
+def with_factor_tile(solve: SolveConfig, cut: Cut, slots: int, kept: Collection[int]) -> SolveConfig:
     """Set a tile "auto" of factors to what suits the slots; for the other solvers it does not depend on them.
 
     Parameters

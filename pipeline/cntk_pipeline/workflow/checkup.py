@@ -88,7 +88,7 @@ def mend(run: RunDirectory, config: RunConfig) -> list[StorePath]:
     mended += [path for group in _groups(run, config, wanted) for path in group.mend()]
     # Records of systems are left out: they need the kernel's variances.
     for product in _products_of_no_system(run, wanted):
-        is_begun = run.has_record(product.record) or run.inferred_path(product.solve, product.stage.name).exists()
+        is_begun = run.has_record(product.record_path) or run.inferred_path(product.solve, product.stage.name).exists()
         if is_begun and _good_record(run, product.solve) is None:
             product.specify(run)
             mended.append(run.solve_path(product.solve) / "solve.json")
@@ -203,8 +203,8 @@ def _contradicted(run: RunDirectory, config: RunConfig, wanted: Wanted) -> Itera
     # A choice that was made by factors has a record and no table.
     tables = (choice for choice in choices if choice.group(run).path.exists())
     for product in (*tables, *_products(run, config, wanted)):
-        if product.kind is not None and product.summarise is not None:
-            yield from _compared(run, product.record, product.kind, product.summarise)
+        if product.record is not None and product.summarise is not None:
+            yield from _compared(run, product.record_path, product.record, product.summarise)
 
 
 def _compared(

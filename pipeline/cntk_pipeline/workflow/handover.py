@@ -33,7 +33,7 @@ from cntk_pipeline.rundir.submissions import (
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.telemetry.redaction import redact
-from cntk_pipeline.units import seconds_text, shell_word
+from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.load import Loaded
 from cntk_pipeline.workflow.whereabouts import submitter_of, whereabouts
@@ -142,13 +142,9 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
     elif job is not None and found.state == "unknown":
         return f"{job} cannot be asked from here: it stops where it runs, and computes nothing where it still waits"
     seen = lease.look(run.lease_path)
-    holder = None if seen is None or seen.silent_seconds is not None else seen.name
-    if found.state == "gone" and seen is not None and seen.silent_seconds is not None:
-        ago = seconds_text(seen.silent_seconds)
-        return (
-            f"its driver {seen.name} is silent, last heard of {ago} ago by this machine's clock: it stops if it still "
-            "works, and nothing else works on the run"
-        )
+    holder = None if seen is None or seen.is_silent else seen.name
+    if found.state == "gone" and seen is not None and seen.is_silent:
+        return f"its driver {seen.silence}: it stops if it still works, and nothing else works on the run"
     if found.state == "gone" and holder is None:
         return "no driver works on it; one that has only just begun stops"
     if now and holder is not None:

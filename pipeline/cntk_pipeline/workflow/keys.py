@@ -85,11 +85,6 @@ def workflow_keys() -> list[KeyTable]:
     return tables
 
 
-def first_sentence(text: str) -> str:
-    """Return a text up to the end of its first sentence."""
-    return re.split(r"(?<=[.;]) ", text, maxsplit=1)[0].rstrip(".;")
-
-
 def _of_sources() -> list[KeyTable]:
     return [_of_loader(name, loader) for name, loader in DATASETS.items()]
 

@@ -159,7 +159,11 @@ def _require_training(loaded: Loaded) -> None:
     for readout in loaded.readouts:
         if readout.kind == "ntk" and is_untrained(readout.network, shape):
             preset = loaded.config.network.preset
-            remedy = "leave trained = false out of a layer" if preset is None else "take another depth"
+            remedy = (
+                "leave trained = false out of a layer (those of keys add nothing)"
+                if preset is None
+                else "take another depth"
+            )
             if preset is not None and "trained_ends" in PRESETS[preset].options:
                 remedy += ", give network.options.trained_ends = true"
             raise ConfigError(
@@ -325,7 +329,7 @@ def slots_of(config: RunConfig) -> int:
     return cluster_of(config.cluster).slots(config.cluster)
 
 
-def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None = None) -> int:
+def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None) -> int:
     """Choose the edge of the kernel's tiles.
 
     Parameters

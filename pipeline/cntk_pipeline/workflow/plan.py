@@ -154,7 +154,7 @@ class Plan:
         return asdict(self) | {"seconds": self.seconds, "written_bytes": self.written_bytes}
 
 
-def make_plan(loaded: Loaded, tile: int, kept: Collection[int] = (), free_bytes: int | None = None) -> Plan:
+def make_plan(loaded: Loaded, tile: int, kept: Collection[int], free_bytes: int | None) -> Plan:
     """Measure what a pair and a matrix product cost here, and add up what all owners forecast.
 
     Parameters

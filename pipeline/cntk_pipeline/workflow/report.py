@@ -296,7 +296,7 @@ def make_report(run: RunDirectory) -> RunReport:
     solves = [_solve_report(run, solve) for solve in wanted.solves]
     trained = [TrainedReport(product.label, product.stage.kind, product.read(run)) for product in wanted.run_products]
     growth, seen = Growth.of(run), lease.look(run.lease_path)
-    driver = seen.name if seen is not None and seen.silent_seconds is None else None
+    driver = seen.name if seen is not None and not seen.is_silent else None
     return RunReport(
         path=str(run.path),
         fingerprint=run.fingerprint,
@@ -318,7 +318,7 @@ def make_report(run: RunDirectory) -> RunReport:
         solves=tuple(solves),
         trained=tuple(trained),
         predictions=tuple(report_predictions(run)),
-        lost_driver=None if seen is None or seen.silent_seconds is None else seen.name,
+        lost_driver=None if seen is None or not seen.is_silent else seen.name,
         silent_seconds=None if seen is None else seen.silent_seconds,
         openers=_openers(run, [report.name for report in solves if report.relative_residual is not None]),
         centres=_report_centres(run),

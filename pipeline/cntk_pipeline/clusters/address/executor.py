@@ -17,7 +17,7 @@ from cntk_pipeline.errors import ConfigError, WorkersLost
 
 @contextmanager
 def open_address(
-    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None
 ) -> Iterator[Executor]:
     """Connect to a scheduler; its workers need this package and the run directory under the same path.
 

@@ -41,7 +41,7 @@ PATIENCE_SECONDS = 1800.0
 
 @contextmanager
 def open_kubernetes(
-    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
+    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None
 ) -> Iterator[Executor]:
     """Make a `DaskCluster`, wait for its workers, and delete it afterwards.
 

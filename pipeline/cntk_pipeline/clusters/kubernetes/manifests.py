@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cntk_pipeline.clusters.base import BESIDE_WORKER_BYTES
 from cntk_pipeline.clusters.dask.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
@@ -16,9 +17,6 @@ _TCP = {"name": "tcp-comm", "protocol": "TCP"}
 TLS_FOLDER, RUNS_FOLDER = "/tls", "/runs"
 """Mount points of the certificates and of the claim that holds run directories, in every pod."""
 
-BESIDE_WORKER_BYTES = 512 * 2**20
-"""Memory of a pod beyond its worker's limit: the nanny, and the pages of mapped files."""
-
 HEALTHY = f"import urllib.request; urllib.request.urlopen('http://{DASHBOARD}/health')"
 
 USER = 10001
@@ -27,7 +25,7 @@ USER = 10001
 DRIVER_BYTES = 4 * 2**30
 """Memory of a driver, which holds the targets, their coefficients and the journal, but no tile."""
 
-DRAIN_SECONDS = 150
+GRACE_SECONDS = 150
 """Time to end for a driver whose pod is taken away: it waits two minutes for tiles in flight."""
 
 INSTANCE = "app.kubernetes.io/instance"
@@ -185,7 +183,7 @@ def job_manifest(config: ClusterConfig, name: str, namespace: str, command: Sequ
     labels = {"app.kubernetes.io/name": "cntk", "app.kubernetes.io/component": "driver", INSTANCE: name}
     described = pod(config, "", driver) | {
         "restartPolicy": "OnFailure",
-        "terminationGracePeriodSeconds": DRAIN_SECONDS,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "serviceAccountName": KubernetesOptions.of(config).service_account,
         "automountServiceAccountToken": True,
     }

@@ -22,7 +22,7 @@ from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.dask.signing import make_pem
 from cntk_pipeline.clusters.dask.starting import start_explained
 from cntk_pipeline.clusters.devices import NanniesWithDevices, cores_of_worker, visible_devices
-from cntk_pipeline.clusters.local.scripts import without_script
+from cntk_pipeline.clusters.local.scripts import PREPARATION
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.resources import require_room, worker_count, worker_memory
 
@@ -66,9 +66,7 @@ class LocalWorkers(Scalable):
 
 
 @contextmanager
-def open_local(
-    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
-) -> Iterator[Executor]:
+def open_local(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
     """Start a cluster of worker processes that only this machine can reach, and only with the driver's certificates.
 
     The certificates are temporary: they are made in memory, and each worker gets them at its start.
@@ -91,7 +89,7 @@ def open_local(
     minimum, maximum = bounds(config, workers)
     needed = SCHEDULER_BYTES + maximum * NANNY_BYTES
     require_room(needed, f"a cluster of {maximum} workers needs here", 'take fewer workers, or cluster.kind = "serial"')
-    with dask.config.set(SETTINGS), without_script(), _loop_without_interrupts() as loop:
+    with dask.config.set(SETTINGS), PREPARATION.opened(), _loop_without_interrupts() as loop:
         with start_explained(config, stop), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)  # Dask takes another one
             cluster = OwnCluster(

@@ -42,9 +42,5 @@ class _Preparation:
                     spawn.get_preparation_data = self._original
 
 
-_PREPARATION = _Preparation()
-
-
-def without_script() -> contextlib.AbstractContextManager[None]:
-    """Start Dask's workers without the program's script, for the length of a ``with`` block."""
-    return _PREPARATION.opened()
+PREPARATION = _Preparation()
+"""Starts Dask's workers without the program's script, while it is `opened`."""

@@ -28,7 +28,7 @@ def memory_asked_for(config: ClusterConfig) -> WorkerMemory | None:
     return None if limit is None else WorkerMemory(limit, config.threads_per_worker)
 
 
-def require_described(config: ClusterConfig) -> None:
+def require_jobs(config: ClusterConfig) -> None:
     """Refuse a table by which no job of a worker can be asked for, where this process is in no allocation."""
     if "SLURM_JOB_ID" not in os.environ:
         require_jobs_of_workers(config)
@@ -40,7 +40,7 @@ SLURM = Cluster(
     options=SlurmOptions,
     submitter=SlurmSubmitter(),
     memory=memory_asked_for,
-    check=require_described,
+    check=require_jobs,
     harmless_options=frozenset({"drain_seconds", "resubmit"}),
     drain_seconds=drain_seconds,
 )

@@ -10,7 +10,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from cntk_pipeline.clusters.slurm.options import BESIDE_WORKER_BYTES, SlurmOptions
+from cntk_pipeline.clusters.base import BESIDE_WORKER_BYTES
+from cntk_pipeline.clusters.slurm.options import SlurmOptions
 from cntk_pipeline.config import ClusterConfig, RunConfig, memory_limit_bytes
 from cntk_pipeline.errors import ConfigError
 
@@ -27,8 +28,19 @@ _OURS = (
 """Options that the submission itself sets, or that would make the job something else than a driver of this cluster. A
 job of another cluster (``--clusters``) could not be found again by its number."""
 
-_OUR_LETTERS, _LETTERS_WITHOUT_VALUE = "aWoencM", "hHkQsvVIO"
-"""One-letter forms of these options; and letters that another letter may follow in the same word."""
+_LETTERS = {
+    "a": "array",
+    "W": "wait",
+    "o": "output",
+    "e": "error",
+    "n": "ntasks",
+    "c": "cpus-per-task",
+    "M": "clusters",
+}
+"""One-letter forms of these options."""
+
+_LETTERS_WITHOUT_VALUE = "hHkQsvVIO"
+"""Letters that another letter may follow in the same word."""
 
 
 def time_limit_seconds(text: str) -> float:
@@ -164,9 +176,10 @@ def _batch_option(text: str) -> list[str]:
     if not words or not words[0].startswith("-"):
         raise ConfigError(f'cluster.batch_options takes options of sbatch ("--constraint=avx512"), got {text!r}')
     for word in words:
-        if word.startswith("-") and _is_ours(word):
+        ours = _ours(word) if word.startswith("-") else None
+        if ours is not None:
             name = word.partition("=")[0]
-            if word.startswith("-M") or (len(name) > 3 and "--clusters".startswith(name)):
+            if ours == "clusters":
                 raise ConfigError(
                     f"cluster.batch_options: {name} hands the job to another cluster, and its number, which alone is "
                     "kept, does not find it there: leave it out, and submit from a machine of that cluster"
@@ -175,17 +188,15 @@ def _batch_option(text: str) -> list[str]:
     return words
 
 
-def _is_ours(word: str) -> bool:
-    """Tell whether sbatch would read a word as one of these options: it accepts short forms, and letters in a row."""
+def _ours(word: str) -> str | None:
+    """Return which of these options sbatch would read a word as: it accepts short forms, and letters in a row."""
     if word.startswith("--"):
         name = word[2:].partition("=")[0]
-        return any(ours.startswith(name) for ours in _OURS)
+        return next((ours for ours in _OURS if ours.startswith(name)), None)
     for letter in word[1:]:
-        if letter in _OUR_LETTERS:
-            return True
         if letter not in _LETTERS_WITHOUT_VALUE:  # the rest is its value
-            break
-    return False
+            return _LETTERS.get(letter)
+    return None
 
 
 def drain_before_limit(cluster: ClusterConfig) -> int:

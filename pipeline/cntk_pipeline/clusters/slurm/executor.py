@@ -15,14 +15,14 @@ import dask.config
 import distributed
 from distributed.utils import get_ip, get_ip_interface
 
-from cntk_pipeline.clusters.base import Executor
+from cntk_pipeline.clusters.base import BESIDE_WORKER_BYTES, Executor
 from cntk_pipeline.clusters.dask.certificates import Certificates
 from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import ExecutorTraits, client_within, prepared
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.slurm.asking import ask
 from cntk_pipeline.clusters.slurm.jobs import open_jobs
-from cntk_pipeline.clusters.slurm.options import BESIDE_WORKER_BYTES, SlurmOptions, drain_seconds
+from cntk_pipeline.clusters.slurm.options import SlurmOptions, drain_seconds
 from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, NodeShare, WorkerSteps
 from cntk_pipeline.clusters.slurm.workers import (
     FIRST_WORKER_SECONDS,
@@ -43,9 +43,7 @@ _LEAVE_THE_JOB = (
 
 
 @contextmanager
-def open_slurm(
-    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
-) -> Iterator[Executor]:
+def open_slurm(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
     """Use the allocation that this process runs in, or ask SLURM for jobs of workers where there is none."""
     opened = _open_allocation if "SLURM_JOB_ID" in os.environ else open_jobs
     with opened(config, prepare, stop) as executor:

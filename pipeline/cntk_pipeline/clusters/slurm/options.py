@@ -9,9 +9,6 @@ from cntk_pipeline.config.section import Place
 HAND_OVER_SECONDS = 60.0
 """Time that a batch job needs behind its last tile: workers are given back, the cluster is closed, the job requeued."""
 
-BESIDE_WORKER_BYTES = 512 * 2**20
-"""Memory that a job requests beyond each worker's limit: for the worker's nanny, and on one node for the driver."""
-
 
 class SlurmOptions(ClusterOptions):
     """The keys of ``kind = "slurm"``.

@@ -33,9 +33,7 @@ PATIENCE_SECONDS = 10 * LAST_DELAY_SECONDS
 
 
 @contextmanager
-def open_ssh(
-    config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None = None
-) -> Iterator[Executor]:
+def open_ssh(config: ClusterConfig, prepare: Callable[[], None], stop: threading.Event | None) -> Iterator[Executor]:
     """Start a scheduler on the first host and workers on all of them; they end with this process in any case.
 
     Raises

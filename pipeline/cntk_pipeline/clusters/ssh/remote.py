@@ -64,7 +64,7 @@ class Remotes:
         self._thread = threading.Thread(target=self._loop.run_forever, name="cntk-ssh", daemon=True)
         self._thread.start()
 
-    def start_scheduler(self, remote: Remote, stop: threading.Event | None = None) -> str:
+    def start_scheduler(self, remote: Remote, stop: threading.Event | None) -> str:
         """Start the scheduler and return its address; it is started only once, since all tasks are lost with it.
 
         Raises

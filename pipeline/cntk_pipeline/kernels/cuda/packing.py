@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cntk_pipeline.kernels.arithmetic import Arithmetic
 from cntk_pipeline.kernels.cuda.layout import Layout, Place
 from cntk_pipeline.kernels.program import Array
 
@@ -27,7 +26,7 @@ class Packed:
 
 
 def pack_left(layout: Layout, images: Array, statistics: Array) -> Packed:
-    """Pack left images ``(n, C, H, W)`` and what `prepare_statistics` found."""
+    """Pack left images ``(n, C, H, W)`` and their statistics, ``(n, statistics)``."""
     packed = np.zeros((len(images), layout.left_size), layout.dtype)
     for place in layout.statistics.values():
         _view(packed, place.left, place)[...] = _side_by_side(place, statistics)
@@ -45,13 +44,6 @@ def pack_right(layout: Layout, images: Array, statistics: Array) -> Packed:
     for place, begin, size in ranges:
         packed[1, :, begin : begin + 2 * size : place.known.count] *= layout.dtype.type(RAISE)
     return Packed(np.concatenate([images, images], axis=2).astype(layout.dtype, copy=False), packed)
-
-
-def prepare_statistics(arithmetic: Arithmetic, images: Array) -> Array:
-    """Compute the statistics of images ``(n, C, H, W)`` on the CPU: ``(n, statistics)``."""
-    found = np.empty((len(images), arithmetic.machine.statistics_size), arithmetic.dtype)
-    arithmetic.prepare_group(images, found, np.arange(len(images)))
-    return found
 
 
 def _side_by_side(place: Place, statistics: Array) -> Array:

@@ -10,6 +10,7 @@ import scipy
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram.tiles import kernel_group
 from cntk_pipeline.inference import Shown, asked_of
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout
 from cntk_pipeline.opened.tiles import Stored
@@ -17,7 +18,7 @@ from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import tick_log
 from cntk_pipeline.plots.records import readout_of_kernel, records_of, require_whole_kernel
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
-from cntk_pipeline.regression.arguments import is_number
+from cntk_pipeline.regression.arguments import is_one_number
 from cntk_pipeline.solvers import read_choice
 from cntk_pipeline.solvers.systems import ridge_candidates, unit_scale
 from cntk_pipeline.storage.tiled_array import Array
@@ -137,8 +138,8 @@ class Spectrum(Display):
             if selection["readout"] == self.readout
         ]
         chosen = next((choice.chosen for choice in choices if choice is not None), None)
-        if ridge is not None and not is_number(ridge):
-            raise ConfigError(f"ridge must be a number, or be left out, got {ridge!r}")
+        if ridge is not None and not is_one_number(ridge):
+            raise ConfigError(f"ridge must be a number, or be left out, got {short_repr(ridge)}")
         listed = ridge_candidates(directory.specification.data.task) if solve.ridges == "auto" else solve.ridges
         for each in listed if ridge is None else [ridge]:
             absolute = each * self.trace / self.train if solve.ridge_mode == "relative" else each

@@ -45,8 +45,6 @@ _TROUBLES = {
 }
 """Events of the log, in words."""
 
-_UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
-
 
 @dataclass(frozen=True)
 class Timeline(Display):
