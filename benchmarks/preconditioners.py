@@ -1,9 +1,10 @@
-"""Counts the iterations of conjugate gradients with either sketch of the kernel, on digits; it measures no time.
+"""Counts the iterations of conjugate gradients with the diagonal and either sketch of the kernel, on digits.
 
-Run: ``python benchmarks/preconditioners.py``. A Gaussian sketch is a pass over the kernel; columns of the kernel cost
-``n rank`` pairs.
+Run: ``python benchmarks/preconditioners.py``. It measures no time. A Gaussian sketch is a pass over the kernel; columns
+of the kernel cost ``n rank`` pairs; the diagonal costs nothing.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -30,11 +31,19 @@ def sketched(kernel: np.ndarray, rank: int, by_columns: bool) -> tuple[np.ndarra
     return low_rank(kernel @ omega, omega.T @ kernel @ omega)
 
 
-def iterations(kernel: np.ndarray, targets: np.ndarray, ridge: float, rank: int, by_columns: bool) -> int:
-    """Count the passes until the true residual of every class is small enough."""
+def preconditioner(kernel: np.ndarray, ridge: float, rank: int, by_columns: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Make the map of residuals as the solver does; rank 0 is the diagonal."""
+    if not rank:
+        scales = kernel.diagonal()[:, None] + ridge
+        return lambda residual: residual / scales
     basis, eigenvalues = sketched(kernel, rank, by_columns)
     eigenvalues = eigenvalues + ridge
-    precondition = partial(apply_low_rank, basis, eigenvalues[-1] / eigenvalues)
+    return partial(apply_low_rank, basis, eigenvalues[-1] / eigenvalues)
+
+
+def iterations(kernel: np.ndarray, targets: np.ndarray, ridge: float, rank: int, by_columns: bool) -> int:
+    """Count the passes until the true residual of every class is small enough."""
+    precondition = preconditioner(kernel, ridge, rank, by_columns)
     state, passes = begin(targets, precondition), 0
     while not (passes and state.checked and np.all(state.true <= TOLERANCE)) and passes < MOST:
         product = kernel @ state.direction + ridge * state.direction
@@ -48,12 +57,14 @@ def main() -> None:
     images = digits.images[:COUNT, :, :, None]
     images = (images - images.mean()) / images.std()
     targets = one_hot_targets(digits.target[:COUNT], 10)
-    table = Table("pooling", "ridge", *(f"{name} {rank}" for rank in RANKS for name in ("gaussian", "columns")))
+    sketches = (f"{name} {rank}" for rank in RANKS for name in ("gaussian", "columns"))
+    table = Table("pooling", "ridge", "diagonal", *sketches)
     for pooling in POOLINGS:
         kernel = kernel_matrix(PRESETS["cntk"].build(DEPTH, pooling=pooling), images, n_jobs=1).astype(float)
         unit = np.trace(kernel) / COUNT
         for ridge in RIDGES:
-            counts = [iterations(kernel, targets, ridge * unit, rank, way) for rank in RANKS for way in (False, True)]
+            ways = [(0, False), *((rank, by_columns) for rank in RANKS for by_columns in (False, True))]
+            counts = [iterations(kernel, targets, ridge * unit, *way) for way in ways]
             table.add_row(pooling, f"{ridge:g}", *map(str, counts))
     Console(width=150).print(table)
 

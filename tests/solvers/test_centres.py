@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.problems import TEST, TRAIN, Recorder, whole_matrix
+from support.problems import TEST, TRAIN, Recorder, chunks_of, whole_matrix
 from support.systems import ONE
 
 from cntk_pipeline.cli.display import show_plan
@@ -279,7 +279,25 @@ def test_a_plan_counts_the_tasks_and_the_bytes_of_the_run_and_the_pairs_that_are
     saved = TRAIN - CENTRES
     assert plan.pairs == CENTRES * (CENTRES + 1) // 2 + saved * CENTRES + saved + TEST * CENTRES + TEST
     show_plan(plan)
-    assert f"21 centres: {100 * plan.pairs / plan.all_pairs:.3g} % of the " in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"21 centres: {100 * plan.pairs / plan.all_pairs:.3g} % of the " in said
+    assert "what is lost by 21 centres is not forecast" in said
+    assert "the same share of centres, 57 %" in said
+
+
+def test_the_bits_do_not_depend_on_the_workers(on_centres: Callable[..., RunDirectory], tmp_path: Path) -> None:
+    sections = {
+        "solve": SOLVE | {"centre_choice": "random", "centre_seed": SEED, "ridges": [1e-3, 1e-1]},
+        "inference": ALL | {"evidence": True, "calibration": True},
+    }
+    found = []
+    for workers in (1, 3):
+        cluster = {"kind": "local", "workers": workers, "threads_per_worker": 1}
+        found.append(on_centres(**sections, cluster=cluster, store={"path": str(tmp_path / str(workers))}))
+    one, three = (chunks_of(run.path) for run in found)
+    results = {path.stem.partition("-")[0] for path in found[0].path.glob("solve/*/inference/*.zarr")}
+    assert results == {"leave_one_out", "learning_curve", "posterior_variance", "evidence", "calibration"}
+    assert one == three
 
 
 def test_too_many_centres_for_the_memory_are_refused_with_the_number_that_fits(

@@ -118,9 +118,16 @@ class Plan:
 
     @property
     def pilot(self) -> str:
-        """Why no loss by the centres is forecast, where the kernel itself draws them; empty elsewhere."""
-        if not self.are_pivots:
+        """Why no loss by the centres is forecast, and what says it; empty without centres."""
+        if self.centres is None:
             return ""
+        if not self.are_pivots:
+            return (
+                f"what is lost by {self.centres} centres is not forecast: with a few hundred images a pilot is as "
+                "uncertain as most losses are large. Two runs with fewer images say it: one with the same share of "
+                f"centres, {100 * self.centres / self.train:.2g} %, and one with the whole kernel. "
+                "inference.learning_curve = true says whether more centres still help"
+            )
         return (
             f"a pilot cannot estimate what is lost by {self.centres} centres: among a few hundred images so many are "
             "nearly all, and of fewer nothing follows for more. The run says its trace error behind each block of "
