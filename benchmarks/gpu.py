@@ -335,7 +335,10 @@ class Script:
 
     def run(self, names: list[str], peer: str | None) -> int:
         """Run networks and neural-tangents, and count the networks that failed."""
-        described = (ask("the card", ["--describe"], CASE_SECONDS) or "a card that says nothing of itself").strip()
+        described = ask("the card", ["--describe"], CASE_SECONDS)
+        if described is None:  # nothing is said, nor appended
+            return len(names)
+        described = described.strip()
         card = described.partition(", ")[0]
         self.say(f"\n## `python benchmarks/gpu.py` on {card}, {datetime.date.today()}\n{described}\n")
         floor = " and ".join(f"{seconds * 1e9:.2f}" for seconds in CORE_SECONDS.values())

@@ -14,7 +14,7 @@ _LACKING = (
     "not installed",
     "could not import",
     "no tmpfs can be mounted",
-    "mount a small disk",
+    "a small disk",
     "nothing can be mounted",
 )
 

@@ -83,6 +83,8 @@ class Display(Chart):
     def __init_subclass__(cls) -> None:
         """Have every display refuse what is no open run, such as its path, before it reads from it."""
         super().__init_subclass__()
+        if "from_run" not in cls.__dict__:  # it inherits one that refuses already
+            return
         read = cls.__dict__["from_run"].__func__
 
         @wraps(read)

@@ -16,13 +16,13 @@ from cntk_pipeline.regression.arguments import Array, as_finite, as_real
 _EXPONENTS = (-4.0, 6.0)
 """Decimal exponents of the smallest and largest scale: beyond, means near 1 have equal probabilities, or 0 and 1."""
 
-_LEAST_GAIN = 1.0
-"""Nats by which the largest scale must make all labels together more likely than equal probabilities do.
-
-A number that is fitted gains half a nat by noise, and loses half a nat on new samples (Akaike 1974)."""
+_LARGE, _LEAST_GAIN = 100.0, 4.0
+"""A scale above which differences of means of 0.01 decide, and the nats by which such a scale must make all labels
+together more likely than equal probabilities do. Rounding alone gains more in one of 200 cases, as chi square of one
+degree of freedom exceeds twice as much."""
 
 _ROUNDED_GAIN = 1e-12
-"""The same for other scales, as a share of minus the log likelihood: less is the rounding of its sum."""
+"""The same for smaller scales, as a share of minus the log likelihood: less is the rounding of its sum."""
 
 ROUNDED = 1e-5
 """By so much rounding may take a probability in float32 out of the range from 0 to 1."""
@@ -107,8 +107,8 @@ def fit_probabilities(means: npt.ArrayLike, labels: npt.ArrayLike) -> Probabilit
 
     Means that are equal, or differ by rounding alone, say nothing of the scale: a kernel so narrow that no sample
     resembles another one leaves only such means, and so does a single sample. The scale is then the smallest one, 1e-4,
-    with which probabilities are equal to about four digits. It is also taken where the likelihood still grows at the
-    largest scale, 1e6, and has grown by less than one nat.
+    with which probabilities are equal to about four digits. It is also taken in the place of a scale above 100 that
+    gains less than 4 nats: noise gains as much.
 
     Parameters
     ----------
@@ -144,9 +144,8 @@ def fit_probabilities(means: npt.ArrayLike, labels: npt.ArrayLike) -> Probabilit
 
     # Convex in the scale, so that its logarithm has one minimum as well; or it is flat, and the search ends anywhere.
     found = scipy.optimize.minimize_scalar(loss, bounds=_EXPONENTS, method="bounded", options={"xatol": 1e-6})
-    lowest, highest = _EXPONENTS
-    is_at_end = loss(highest) <= found.fun
-    least = _LEAST_GAIN if is_at_end else _ROUNDED_GAIN * found.fun
+    lowest = _EXPONENTS[0]
+    least = _LEAST_GAIN if 10**found.x > _LARGE else _ROUNDED_GAIN * found.fun
     is_unknown = loss(lowest) - found.fun < least and found.x > lowest + 1  # else it is at the lowest one by itself
     return Probabilities(float(10 ** (lowest if is_unknown else found.x)))
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import scipy
 
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram.tiles import kernel_group
 from cntk_pipeline.inference import Shown, asked_of
+from cntk_pipeline.inference.spectrum import eigenvalues
 from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.systems import Readout
@@ -217,9 +217,8 @@ def _span(each: Dimension) -> str:
 def _whole(run: OpenRun, readout: str) -> tuple[Array, Array, Array, float]:
     """Compute all eigenvalues: positions, values, residuals and the trace."""
     kernel = _kernel(run, readout)
-    values = np.sort(scipy.linalg.eigvalsh(kernel, check_finite=False))[::-1]
-    residuals = np.full(len(values), np.finfo(np.float64).eps * np.abs(values).max())
-    return np.arange(1, len(values) + 1), values, residuals, float(np.trace(kernel))
+    values, bounds = eigenvalues(kernel)
+    return np.arange(1, len(values) + 1), values[::-1], bounds[::-1], float(np.trace(kernel))
 
 
 def _ends(run: OpenRun, readout: str) -> tuple[Array, Array, Array, float]:
