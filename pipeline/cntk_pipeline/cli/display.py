@@ -355,7 +355,7 @@ def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
 
 
 def lost_line(report: "RunReport") -> str:
-    """Say of a driver elsewhere that is silent when it was last heard of."""
+    """Say of a driver that is silent when it was last heard of."""
     return f"the driver {Sighting(str(report.lost_driver), report.silent_seconds).silence}"
 
 

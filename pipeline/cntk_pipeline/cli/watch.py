@@ -266,7 +266,8 @@ def _about(report: RunReport, where: Whereabouts, *, timed: bool = False) -> lis
         said = f"{where.submission} {where.words}" if where.words else f"{where.submission} ({where.state})"
         lines.append(f"{said}, {where.timing}" if timed and where.timing else said)
     if where.stop_requested and (report.driver or where.awaited):
-        lines.append("asked to stop" + (", finishing the tiles in flight" if report.driver else ""))
+        # A prediction that began after the request does not obey it.
+        lines.append("asked to stop" + (": a driver that was at work then finishes its tiles" if report.driver else ""))
     if report.lost_driver is not None and not report.complete:
         lines.append(lost_line(report))
     if where.ending is not None and where.ending.message:

@@ -179,7 +179,7 @@ def write_export(run: RunDirectory, export: Export, folder: Path, say: Callable[
     Raises
     ------
     StoreError
-        If it cannot be written; nothing of it stays.
+        If it cannot be written; nothing but empty folders above it stays.
     """
     with output_explained(folder):
         is_there = folder.exists()  # then it stays the same folder: a shell may stand in it, or a disk be mounted on it

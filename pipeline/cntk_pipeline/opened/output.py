@@ -46,7 +46,7 @@ def write_predictions(path: StorePath, found: Predictions, *, force: bool) -> No
     content = WRITERS[_suffix(str(path))](found)
     if force:
         path.write_whole(content)
-    elif not path.create_whole(content):
+    elif path.exists() or not path.create_whole(content):  # an empty file is no claim of ours
         raise ConfigError(f"--out {path}: there is a file already; give another name, or --force to replace it")
 
 

@@ -221,7 +221,8 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     there = phases.run
     assert isinstance(there, PredictionDirectory)
     for verify in (False, True):
-        phases, outcome = replace(phases, verify=verify), Outcome()
+        board = Board.shown_by(phases.executor, str(there.path)) if verify else phases.board  # counts begin again
+        phases, outcome = replace(phases, verify=verify, board=board), Outcome()
         for phase, jobs in _phases(there, system, question):
             if not outcome.failed:
                 outcome = phases.run_jobs(phase, jobs)

@@ -1,9 +1,9 @@
 """A run directory as an object: its kernels, labels, predictions and results, also while it goes on."""
 
 import html
+import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ class Centres(NamedTuple):
     trace_errors: tuple[float, ...]
 
 
-def open_run(path: str | Path | StorePath, *, trust: bool = False) -> "OpenRun":
+def open_run(path: str | os.PathLike[str] | StorePath, *, trust: bool = False) -> "OpenRun":
     """Open a run directory, or a run in a bucket, to look at its results; nothing is written.
 
     It works while a driver is at work, and on runs of earlier versions. Each call reads what is there at that moment.
@@ -70,11 +70,12 @@ def open_run(path: str | Path | StorePath, *, trust: bool = False) -> "OpenRun":
     StoreError
         If it has the format of another version, or its record is damaged.
     """
-    if not isinstance(path, str | Path | StorePath):
+    if not isinstance(path, str | os.PathLike | StorePath):
         raise ConfigError(
             f'expected the path of a run directory, such as "runs/name", as cntk run printed it, got {short_repr(path)}'
         )
-    return OpenRun(RunDirectory(path), trust=trust)
+    place = path if isinstance(path, StorePath) else os.fspath(path)
+    return OpenRun(RunDirectory(place), trust=trust)
 
 
 class OpenRun:

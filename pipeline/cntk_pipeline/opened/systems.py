@@ -75,8 +75,8 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
     Raises
     ------
     ConfigError
-        If there is no system with this ridge, or several and none is named; or if earlier workflows have solved several
-        with it, by other modes of the ridge, with and without a unit diagonal, or by other solvers.
+        If the ridge is no number; if there is no system with it, or several and none is named; or if earlier workflows
+        have solved several with it, by other modes of the ridge, with and without a unit diagonal, or by other solvers.
     NotComputed
         If the ridge is not chosen yet.
     """
@@ -88,6 +88,7 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
         if len(wanted) > 1:
             raise ConfigError(f"{readout} has several ridges, give one of them: {_ridges(wanted)}")
         return wanted[0]
+    _require_number(ridge)
     asked = next((system for system in wanted if has_ridge(system, ridge)), None)
     if asked is not None:
         return asked
@@ -108,16 +109,14 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
     return next(iter(found.values()))
 
 
-def has_ridge(system: System, ridge: float) -> bool:
-    """Tell whether a system has the ridge that people give.
-
-    Raises
-    ------
-    ConfigError
-        If it is no number.
-    """
+def _require_number(ridge: float) -> None:
     if not is_one_number(ridge):
         raise ConfigError(f"ridge must be one of the numbers in solve.ridges, or be left out, got {short_repr(ridge)}")
+
+
+def has_ridge(system: System, ridge: float) -> bool:
+    """Tell whether a system has the ridge that people give; `ConfigError` if it is no number."""
+    _require_number(ridge)
     return math.isclose(system.ridge, ridge, rel_tol=1e-9)
 
 

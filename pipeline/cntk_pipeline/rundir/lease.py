@@ -167,14 +167,14 @@ def look(folder: StorePath, *, watch: bool = True) -> Sighting | None:
     """Look for the holder of a lease that was not given back; None where there is none, or its process is gone.
 
     A process elsewhere cannot be asked, and the number of one here may be another's by now. Where its file seems old,
-    the counter in it is watched for `WATCH_SECONDS`; or without ``watch``, it is taken for silent: a look at many runs
-    would take that long for each.
+    the counter in it is watched for `WATCH_SECONDS`. A look at many runs would take that long for each: without
+    ``watch``, a holder elsewhere is then taken for silent, and one here for alive.
     """
     number = _highest(folder)
     seen = _read(folder, number) if number else None
     if seen is None or _is_free(seen):
         return None
-    age = _file(folder, number).age_seconds()
+    age = None if not watch and _is_here(seen) else _file(folder, number).age_seconds()
     # Two clocks that differ can only make this look superfluous, or call the dead alive for so long.
     if age is None or abs(age) < QUIET_SECONDS or (watch and age < LOST_SECONDS and _moves(folder, number, seen)):
         return Sighting(f"{seen.host}:{seen.pid}", None)

@@ -107,9 +107,12 @@ def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
 
 
 def submissions(run: RunDirectory) -> list[Submission]:
-    """Read the submissions, oldest first."""
+    """Read the submissions, oldest first, up to a name that a command has claimed and not written yet."""
     found: list[Submission] = []
-    while (written := run.read_record(f"submissions/{len(found) + 1:06d}.json", _SUBMISSION)) is not None:
+    while (run.path / (name := f"submissions/{len(found) + 1:06d}.json")).size():
+        written = run.read_record(name, _SUBMISSION)
+        if written is None:  # deleted meanwhile
+            break
         words = (written.kind, written.job, written.host, written.submitted, written.place)
         # A record that was copied with its run directory belongs to the driver of another one.
         is_mine = is_signed(written.signature, _PURPOSE, *words) and _is_here(run, written.place)

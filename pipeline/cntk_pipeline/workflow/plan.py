@@ -125,7 +125,7 @@ class Plan:
             return (
                 f"what is lost by {self.centres} centres is not forecast: with a few hundred images a pilot is as "
                 "uncertain as most losses are large. Two runs with fewer images say it: one with the same share of "
-                f"centres, {100 * self.centres / self.train:.2g} %, and one with the whole kernel. "
+                f"centres, {100 * self.centres / self.train:.3g} %, and one with the whole kernel. "
                 "inference.learning_curve = true says whether more centres still help"
             )
         return (

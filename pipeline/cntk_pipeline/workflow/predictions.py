@@ -152,8 +152,9 @@ def check_predictions(run: RunDirectory) -> Iterator[tuple[int, str, list[StoreP
     """
     for view in find_predictions(run):
         mended = mend(view)
-        damaged = list(map(str, run.set_aside(view.stored_data.damaged())))
-        if not damaged:
+        lost = view.stored_data.damaged()
+        damaged = list(map(str, run.set_aside(lost)))
+        if not lost:
             view.stored_data.pin()
         done, bad = finished(view, with_arrays(view, begun_jobs(view)), verify=True)
         view.journal.close()

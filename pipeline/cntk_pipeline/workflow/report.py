@@ -175,7 +175,7 @@ class RunReport:
     openers : lines of Python that open the arrays with zarr and with xarray.
     centres : the centres that the kernel itself draws; None where it draws none.
     choose_by : what the training images choose a system by, where the workflow says it.
-    lost_driver : a driver elsewhere that did not give the run back and is silent, "host:pid"; None where there is none.
+    lost_driver : a driver that did not give the run back and is silent, "host:pid"; None where there is none.
     silent_seconds : since it was last heard of, by the clocks of the store and of this machine.
     """
 
