@@ -48,7 +48,8 @@ def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDA
             f"(n, T, C) are images of one row, {name}[:, None]"
         )
     if array.size == 0:
-        raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
+        least = "one number in each input" if len(array) else "one input"
+        raise DataError(f"{name} must hold at least {least}, got shape {given.shape}")
     if not any(map(takes_sequences, networks)):  # of sequences of T steps and T channels, no axis can be mistaken
         require_channels_last(name, given.shape)
     is_wrong = ~np.isfinite(array)
