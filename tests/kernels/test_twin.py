@@ -71,7 +71,7 @@ def has_ntk(network: Layer) -> bool:
 def assert_engine_equals_twin(network, left, right=None, bound="parallel"):
     """Compare both kinds, as far as they exist, in both dtypes.
 
-    One-channel and one-pixel images have correlations of exactly +-1 all over: hence the bound, where no other is given.
+    One-channel and one-pixel images have correlations of exactly +-1 all over: hence this default.
     """
     kinds = ("nngp", "ntk") if has_ntk(network) else ("nngp",)
     expected = reference.evaluate_both(network, left, right)
