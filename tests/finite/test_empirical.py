@@ -164,6 +164,14 @@ SERIES = {
     "padded windows": Sequential(
         *[Padded(), Conv((1, 3), b_std=0.3), Relu(), Conv((1, 2)), Relu(), Flatten(), Dense(b_std=0.1)]
     ),
+    "padded attention": Sequential(
+        *[Padded(), Conv((1, 3), b_std=0.3), LayerNorm(), Attend(gain=0.5, plus_identity=True), Dense(b_std=0.2)],
+        *[Relu(), *ENDS],
+    ),
+    "masked attention": Sequential(
+        *[Masked(), Conv(3, b_std=0.3), LayerNorm(), Attend(gain=0.5, plus_identity=True), Dense(b_std=0.2), Relu()],
+        *ENDS,
+    ),
     "masked": Sequential(
         *[Masked(), Conv(3, b_std=0.3), Relu(), AvgPool(2, normalize_edges=True), Conv(2, b_std=0.2), Relu(), *ENDS]
     ),
@@ -182,6 +190,8 @@ GIVEN = {
     "jumps of graphs": GRAPHS,
     "padded states": SEQUENCES,
     "padded windows": SEQUENCES,
+    "padded attention": SEQUENCES,
+    "masked attention": HOLES,
     "masked": HOLES,
     "masked branches": HOLES,
 }

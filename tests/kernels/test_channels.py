@@ -199,7 +199,7 @@ def test_a_sum_of_branches_that_both_have_a_mean_is_refused():
 def test_products_of_channels_of_several_laws_are_refused(branch):
     with pytest.raises(LayerError, match=r"both have channels of several laws .* end one of them in a Conv or Dense"):
         Product(branch, branch).output_shape(Shape((1, 4), 3))
-    assert Product(branch, Sequential(branch, Dense())).output_shape(Shape((1, 4), 3)).weighted
+    assert Product(branch, Sequential(branch, Dense())).output_shape(Shape((1, 4), 3)).channels is None
 
 
 def test_one_factor_of_one_law_is_enough():

@@ -22,10 +22,12 @@ from cntk_pipeline.layers import (
     Flatten,
     Gaussian,
     GlobalAvgPool,
+    LastState,
     LayerNorm,
     LinearAttention,
     Polynomial,
     Product,
+    Recurrent,
     Relu,
     Repeat,
     Residual,
@@ -210,6 +212,9 @@ def test_inputs_that_are_no_numbers_are_refused():
 def test_no_inputs_at_all_are_refused():
     with pytest.raises(DataError, match=r"x1 must hold at least one input, got shape \(0, 4, 4, 2\)"):
         kernel_matrix(NETWORK, np.ones((0, 4, 4, 2)))
+    of_steps = Sequential(Recurrent(Relu()), LastState())
+    with pytest.raises(DataError, match=r"x1 must hold at least one number in each input, got shape \(2, 0, 3\)"):
+        kernel_matrix(of_steps, np.ones((2, 0, 3)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -15,6 +15,7 @@ from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower, memory
 from cntk_pipeline.layers import (
     Attend,
     AvgPool,
+    Bidirectional,
     Concatenate,
     Conv,
     Dense,
@@ -23,6 +24,7 @@ from cntk_pipeline.layers import (
     Erf,
     Flatten,
     GlobalAvgPool,
+    LastState,
     LayerNorm,
     LeakyRelu,
     LinearAttention,
@@ -31,6 +33,7 @@ from cntk_pipeline.layers import (
     MaxPool,
     PositionalEmbedding,
     Product,
+    Recurrent,
     Relu,
     Repeat,
     Residual,
@@ -85,6 +88,27 @@ NETWORKS = HOMOGENEOUS | {
         Conv((1, 2)), Elementwise(np.sin, 32), AvgPool(2), Conv(1, b_std=0.3), Erf(), LocalAvgPool(1, True), Flatten()
     ),
 }
+STATES = Recurrent(Relu(), w_std=1.2, u_std=0.8)
+HOMOGENEOUS_ROWS = {
+    "last state": Sequential(STATES, LastState(), Dense()),
+    "all times": Sequential(Conv((1, 2)), Bidirectional(STATES), GlobalAvgPool(), Dense()),
+    "windows": Sequential(
+        *[Conv((1, 3)), Relu(), AvgPool((1, 2)), Conv((1, 2)), MaxPool((1, 2), 1), Dense(), Relu()],
+        *[GlobalAvgPool(), Dense()],
+    ),
+}
+ROWS = HOMOGENEOUS_ROWS | {
+    "equal times": Sequential(Recurrent(Erf(), w_std=0.7, b_std=0.3, backward=True), Flatten(), Dense()),
+    "jump": Sequential(
+        *[
+            Conv((1, 3), b_std=0.2, parameterization="standard", rate=0.5),
+            PositionalEmbedding(correlation="sinusoidal"),
+        ],
+        *[Relu(), Conv((1, 2)), Repeat(Sequential(Relu(), Conv((1, 2))), 2, jump=True)],
+        *[PositionalEmbedding(w_std=0.7, correlation="exponential", length=2.0), Dense(), Relu(), Flatten(), Dense()],
+    ),
+}
+"""Networks of sequences, which are images of one row."""
 MASKED = Sequential(
     Conv(3), Relu(), Dropout(0.3), AvgPool(2, 1), Conv(3), Relu(), Dropout(0.5), GlobalAvgPool(), Dense()
 )
@@ -388,6 +412,48 @@ def test_multiples_of_an_image_have_multiples_of_its_diagonal(pooling, dtype, ki
     diagonal = np.diag(kernel_matrix(network, x, kind=kind, dtype="float64"))
     multiples = np.diag(kernel_matrix(network, x, 0.3 * x, kind=kind, dtype=dtype))
     np.testing.assert_allclose(multiples, 0.3 * diagonal, rtol=tolerance(dtype).parallel)
+
+
+# Sequences.
+
+
+def of_rows(name, dtype):
+    """Give an evaluator of both kinds of a network, and more sequences than a group has."""
+    sequences = draw_images(23, shape=(1, 7, 2))
+    sequences[19] = sequences[3]
+    return CpuEvaluator(lower([(ROWS[name], kind) for kind in KINDS], (1, 7, 2)), dtype), sequences
+
+
+@by_dtype
+@pytest.mark.parametrize("name", ROWS)
+def test_kernels_of_sequences_are_symmetric_definite_and_the_same_bits_in_any_tile(name, dtype):
+    found, x = of_rows(name, dtype)
+    values = found.evaluate(x)
+    assert np.array_equal(values, values.mT)
+    for each in values.astype(np.float64):
+        spectrum = np.linalg.eigvalsh(each)
+        assert spectrum[0] > -tolerance(dtype).kernel * spectrum[-1]
+        assert spectrum[-1] > 0
+    assert np.array_equal(found.evaluate(x[15:], x[:9]), values[:, 15:, :9])
+    assert np.array_equal(found.evaluate(x[5:]), values[:, 5:, 5:])
+    assert np.array_equal(found.evaluate_pairs(x), np.einsum("rii->ri", values))
+    assert (values[:, 19, 3] == values[:, 3, 3]).all()  # a copy, in another group
+    order = np.random.default_rng(1).permutation(11)
+    assert np.array_equal(found.evaluate(x[12 + order], x[order]), values[:, 12 + order[:, None], order])
+    for forth, back in zip(found.evaluate(x[:5], x[7:10]), found.evaluate(x[7:10], x[:5]), strict=True):
+        assert_kernels_close(forth, back.T, tolerance(dtype).kernel)
+
+
+@by_dtype
+@pytest.mark.parametrize("name", HOMOGENEOUS_ROWS)
+def test_without_biases_scaling_a_sequence_scales_the_kernel_and_zeros_have_none(name, dtype):
+    found, x = of_rows(name, dtype)
+    for plain, scaled in zip(found.evaluate(x[:3], x[4:8]), found.evaluate(4 * x[:3], x[4:8]), strict=True):
+        assert_kernels_close(scaled / 4, plain, tolerance(dtype).kernel)
+    x[1] = 0
+    values = found.evaluate(x[:3])
+    assert not values[:, 1].any()
+    assert (np.einsum("rii->ri", values)[:, [0, 2]] > 0).all()
 
 
 # Dropout, which alone tells a sample from its copy.

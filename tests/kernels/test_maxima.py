@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.tolerances import DTYPES
+from support.tolerances import DTYPES, tolerance
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.layers import Concatenate, Dense, Flatten, Maxout, MaxPool, Relu, Repeat, Sequential
@@ -31,6 +31,36 @@ def test_a_maximum_of_two_positions_has_the_moments_and_the_winners_of_random_ch
         # Products have deviations of about twice their size: 2 / sqrt(400,000) is 0.003.
         found = kernel_matrix(network, IMAGES, kind=kind, dtype="float64")
         np.testing.assert_allclose(found, expected, atol=0.012 * expected.max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_maximum_of_two_pixels_has_the_integrals_over_its_winners(dtype):
+    # u has the two pixels of x, then those of z. Pixel i of x and pixel j of z win where both differences d of u have
+    # the signs of i and j. There u has the mean ``slopes d`` and the covariance ``rest``, and a chance that sums T_ij.
+    images = np.random.default_rng(2).standard_normal((2, 1, 2, 5))
+    covariance = 1.5**2 * images.reshape(4, 5) @ images.reshape(4, 5).T / 5 + 0.3**2
+    tangents = 0.5 * covariance  # of weights and biases at half the rate
+    differences = np.array([[1, -1, 0, 0], [0, 0, 1, -1]])
+    spread = differences @ covariance @ differences.T
+    slopes = covariance @ differences.T @ np.linalg.inv(spread)
+    rest = covariance - slopes @ differences @ covariance
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    nodes, weights, deviations = 5 * (nodes + 1), 5 * weights, np.sqrt(np.diag(spread))  # up to 10 deviations
+    nngp = tangent = chances = 0.0
+    for i, j in np.ndindex(2, 2):
+        axes = [(-1) ** winner * deviation * nodes for winner, deviation in zip((i, j), deviations, strict=True)]
+        d = np.stack(np.meshgrid(*axes, indexing="ij"))
+        density = np.exp(-np.einsum("aij,ab,bij->ij", d, np.linalg.inv(spread), d) / 2)
+        density *= np.outer(weights, weights) * deviations.prod() / (2 * np.pi * np.sqrt(np.linalg.det(spread)))
+        mean = np.tensordot(slopes, d, 1)
+        nngp += (density * (mean[i] * mean[2 + j] + rest[i, 2 + j])).sum()
+        tangent += density.sum() * tangents[i, 2 + j]
+        chances += density.sum()
+    assert chances == pytest.approx(1, abs=1e-12)
+    network = Sequential(Dense(w_std=1.5, b_std=0.3, rate=0.5), MaxPool((1, 2)), Flatten(), Dense())
+    for kind, expected in (("nngp", nngp), ("ntk", nngp + tangent)):
+        found = kernel_matrix(network, images[:1], images[1:], kind=kind, dtype=dtype).item()
+        assert found == pytest.approx(expected, rel=tolerance(dtype).golden)
 
 
 @pytest.mark.parametrize("kind", ["nngp", "ntk"])

@@ -105,9 +105,9 @@ def test_every_layer_between_nodes_agrees_with_the_naive_twin(network, graphs, p
     for dtype in DTYPES:
         found = kernel_matrices([network], packed, kinds=("nngp", "ntk"), dtype=dtype, n_jobs=1)[0]
         for actual, values in zip(found, expected, strict=True):
-            assert_kernels_close(actual, values, tolerance(dtype).parallel)
+            assert_kernels_close(actual, values, tolerance(dtype).golden)
     alone = kernel_matrix(network, packed, kind="nngp", dtype="float64", n_jobs=1)
-    assert_kernels_close(alone, expected[0], tolerance("float64").parallel)
+    assert_kernels_close(alone, expected[0], tolerance("float64").golden)
 
 
 @pytest.mark.parametrize("scaling", ["sum", "degree"])
@@ -134,7 +134,9 @@ def ask(network, packed, dtype="float64", kind="ntk"):
     return CpuEngine.ask(Question(((network, kind), (PLAIN, "nngp")), packed.shape[1:], dtype))
 
 
-@pytest.mark.parametrize("network", [NETWORKS["biases"], NETWORKS["series"]], ids=["closed forms", "series"])
+@pytest.mark.parametrize(
+    "network", [NETWORKS[name] for name in ("biases", "series", "means")], ids=["sums", "series", "means"]
+)
 def test_a_pair_has_the_same_bits_in_any_tile(network, packed, monkeypatch):
     found = ask(network, packed).evaluator()
     whole = found.evaluate(packed, packed)
@@ -151,22 +153,44 @@ def test_a_pair_has_the_same_bits_in_any_tile(network, packed, monkeypatch):
     ask(network, packed).test(packed[:2])
 
 
-def test_the_order_of_nodes_does_not_matter_and_equal_graphs_are_one(graphs, packed):
+HOMOGENEOUS = {
+    "sums": PLAIN,
+    "means": presets.gntk(2, "mean", scaling="degree"),
+    "convolutions": Sequential(GraphConv("degree"), Relu(), GraphConv(w_std=1.3), Abs(), GlobalAvgPool(), Dense()),
+}
+LAWS = pytest.mark.parametrize(
+    "network", (OF_LAWS := HOMOGENEOUS | {"biases": NETWORKS["biases"]}).values(), ids=OF_LAWS
+)
+
+
+@pytest.mark.parametrize("network", OF_LAWS.values(), ids=OF_LAWS)
+def test_the_order_of_nodes_does_not_matter_and_equal_graphs_are_one(network, graphs, packed):
     shuffled = np.random.default_rng(0).permutation(17)
     again = [(a[shuffled][:, shuffled], f[shuffled]) if len(a) == 17 else (a, f) for a, f in graphs]
     turned = pack([a for a, _ in again], [f for _, f in again])
-    k = kernel_matrix(PLAIN, packed, dtype="float64")
-    assert_kernels_close(kernel_matrix(PLAIN, turned, dtype="float64"), k, tolerance("float64").parallel)
+    k = kernel_matrix(network, packed, dtype="float64")
+    assert_kernels_close(kernel_matrix(network, turned, dtype="float64"), k, tolerance("float64").golden)
     assert_kernels_close(k[0], k[6], tolerance("float64").kernel)
     assert np.linalg.eigvalsh(k[:6, :6]).min() > 0
-    assert np.array_equal(kernel_diagonal(PLAIN, packed, dtype="float64"), np.diagonal(k))
+    assert np.array_equal(kernel_diagonal(network, packed, dtype="float64"), np.diagonal(k))
 
 
-def test_arrays_of_unequal_rows_have_a_kernel(graphs, packed):
+@pytest.mark.parametrize("network", OF_LAWS.values(), ids=OF_LAWS)
+def test_arrays_of_unequal_rows_have_a_kernel(network, graphs, packed):
     small = pack([a for a, _ in graphs[:3]], [f for _, f in graphs[:3]])
     assert small.shape[3] < packed.shape[3]
-    whole = kernel_matrix(PLAIN, packed, dtype="float64")
-    assert np.array_equal(kernel_matrix(PLAIN, packed, small, dtype="float64")[3:], whole[3:, :3])
+    whole = kernel_matrix(network, packed, dtype="float64")
+    assert np.array_equal(kernel_matrix(network, packed, small, dtype="float64")[3:], whole[3:, :3])
+
+
+@pytest.mark.parametrize("network", HOMOGENEOUS.values(), ids=HOMOGENEOUS)
+def test_without_biases_scaling_the_features_scales_the_kernel(network, graphs, packed):
+    scaled = pack([a for a, _ in graphs], [4 * f for _, f in graphs])
+    for dtype in DTYPES:
+        k = kernel_matrix(network, packed, dtype=dtype, n_jobs=1)
+        assert_kernels_close(
+            kernel_matrix(network, scaled, packed, dtype=dtype, n_jobs=1) / 4, k, tolerance(dtype).golden
+        )
 
 
 def test_an_engine_says_what_a_pair_of_graphs_takes(packed):

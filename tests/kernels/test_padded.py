@@ -15,6 +15,7 @@ from cntk_pipeline.kernels import CpuEvaluator, lower, lowering
 from cntk_pipeline.kernels.cuda.supported import require_supported
 from cntk_pipeline.kernels.graph import NetworkGraph
 from cntk_pipeline.layers import (
+    Abs,
     Attend,
     AvgPool,
     Bidirectional,
@@ -29,9 +30,11 @@ from cntk_pipeline.layers import (
     LayerNorm,
     LinearAttention,
     LocalAvgPool,
+    Maxout,
     MaxPool,
     Padded,
     Polynomial,
+    PositionalEmbedding,
     Presence,
     Product,
     Recurrent,
@@ -64,6 +67,23 @@ BODIES = {
     "equal times": [Recurrent(Polynomial((0.5, 0.4)), w_std=0.7, b_std=0.3, backward=True), Flatten()],
     "windows": [CONV, GlobalAvgPool()],
     "windows and sums": [CONV, FORWARD, GlobalSumPool()],
+    "branches": [
+        *[Conv((1, 3), b_std=0.3), Product(Sequential(Relu(), Conv((1, 2), b_std=0.3)), Conv((1, 3), b_std=0.4))],
+        *[Dense(b_std=0.2), Concatenate(Relu(), Sequential(Conv((1, 2), b_std=0.4), Abs()), 0.3)],
+        *[Conv((1, 3)), Relu(), GlobalAvgPool()],
+    ],
+    "repeated": [
+        *[Conv((1, 3), b_std=0.3), Repeat(Sequential(Relu(), Conv((1, 2), b_std=0.2)), 2, inject=True), Conv((1, 2))],
+        *[Repeat(Sequential(Relu(), Conv((1, 3), b_std=0.2)), 2, jump=True), Dense(), Relu(), Flatten()],
+    ],
+    "positions": [
+        *[Conv((1, 3), b_std=0.3), PositionalEmbedding(w_std=0.5, correlation="sinusoidal"), Relu(), Dense(b_std=0.2)],
+        *[PositionalEmbedding(w_std=0.7, correlation="exponential", length=2.0, trained=False), Relu(), Flatten()],
+    ],
+    "maxout and standard parameters": [
+        *[Conv((1, 3), b_std=0.3, parameterization="standard", rate=0.5), Maxout()],
+        *[Conv((1, 2), b_std=0.2, parameterization="standard", fan_in=16), Relu(), GlobalAvgPool()],
+    ],
     "first weights at the end": [GlobalAvgPool(), Dense(b_std=0.2), Relu()],
     "attention": [CONV, SelfAttention(b_std=0.1), Relu(), GlobalAvgPool()],
     "attention without a softmax": [CONV, Attend(mechanism="abs", plus_identity=True, keys=KEYS), GlobalAvgPool()],
@@ -81,7 +101,7 @@ def test_pairs_are_those_of_the_naive_twin_without_padding(body):
     expected = reference.evaluate_sequences(network, SEQUENCES, SEQUENCES)
     for dtype in DTYPES:
         found = kernel_matrices([network], X, kinds=("nngp", "ntk"), dtype=dtype)[0]
-        for values, truth, bound in zip(found, expected, ("kernel", "parallel"), strict=True):
+        for values, truth, bound in zip(found, expected, ("kernel", "golden"), strict=True):
             assert_kernels_close(values, truth, getattr(tolerance(dtype), bound))
         assert (found[:, 0, 0] == found[:, 4, 4]).all()  # the same sequence
         assert (found[:, 0, 4] == found[:, 0, 0]).all()
@@ -131,7 +151,7 @@ def test_last_states_have_the_bits_of_all_offsets_from_one(body, monkeypatch):
     found = {dtype: kernel_matrices([network], X, kinds=("nngp", "ntk"), dtype=dtype) for dtype in DTYPES}
     entries = lower(asked, (1, 40, 2)).plane_entries
     expected = reference.evaluate_sequences(network, SEQUENCES, SEQUENCES)
-    assert_kernels_close(found["float64"][0], np.array(expected), tolerance("float64").parallel)
+    assert_kernels_close(found["float64"][0], np.array(expected), tolerance("float64").golden)
     monkeypatch.setattr(lowering, "compares_last_states", lambda networks: False)
     for dtype, values in found.items():
         np.testing.assert_array_equal(kernel_matrices([network], X, kinds=("nngp", "ntk"), dtype=dtype), values)

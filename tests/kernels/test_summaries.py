@@ -11,8 +11,10 @@ from cntk_pipeline.layers import (
     Abs,
     Attend,
     Concatenate,
+    Conv,
     Dense,
     Erf,
+    GlobalAvgPool,
     LastState,
     LinearAttention,
     PositionalEmbedding,
@@ -20,6 +22,7 @@ from cntk_pipeline.layers import (
     Relu,
     Repeat,
     Residual,
+    SelfAttention,
     Sequential,
     presets,
 )
@@ -33,6 +36,23 @@ def test_a_summary_is_the_same_text_in_a_notebook(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)  # the library then shows a table at once
     assert str(table) == elsewhere
     assert elsewhere.splitlines()[-1].startswith("8,193 plane entries a pair in 2 stages")
+
+
+def test_a_summary_says_that_it_does_not_count_the_mixing_of_attention() -> None:
+    # 16 tokens, then 4: two products of matrices each, of covariances and of tangents.
+    network = Sequential(
+        *[Conv(2, strides=2), Attend(), Dense(), Conv(2, strides=2), SelfAttention(), GlobalAvgPool(), Dense()]
+    )
+    tangents, covariances = (summary(network, (8, 8, 1), kind=kind) for kind in ("ntk", "nngp"))
+    assert tangents.mixing_products == 2 * covariances.mixing_products == 2 * (2 * 16**3 + 2 * 4**3)
+    assert str(tangents).splitlines()[-2].startswith(f"{tangents.entries:,} plane entries a pair in ")
+    assert str(tangents).splitlines()[-1] == (
+        "attention is not counted: mixing positions takes 16,640 products more a pair"
+    )
+    # LinearAttention multiplies covariances place by place, which its weights count.
+    linear = summary(Sequential(Conv(3), LinearAttention(), GlobalAvgPool()), (4, 4, 1))
+    assert linear.mixing_products == 0
+    assert "attention" not in str(linear).splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from cntk_pipeline.layers import (
 )
 from cntk_pipeline.layers.positions import CORRELATIONS, Correlation
 
-IMAGE = Shape((4, 5), None, gaussian=False, weighted=1)
+IMAGE = Shape((4, 5), None, gaussian=False)
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -36,7 +36,7 @@ def test_attention_mixes_positions_and_weighs_values_and_outputs(trained):
 
 
 def test_attention_keeps_the_positions_and_makes_gaussians():
-    assert SelfAttention().output_shape(IMAGE) == Shape((4, 5), None, gaussian=True, weighted=2)
+    assert SelfAttention().output_shape(IMAGE) == Shape((4, 5), None, gaussian=True)
     assert Relu().output_shape(SelfAttention().output_shape(Shape((4, 5), 3))).spatial == (4, 5)
 
 
@@ -67,7 +67,7 @@ def test_attention_without_weights_mixes_the_values_by_keys_of_their_own():
         ("embed", 0, Correlation("equal", 1.0), 0.25, 1.0),
         ("attend", 0, 1.0, 1, "relu", True),
     ]
-    gaussian = Shape((4, 5), None, gaussian=True, weighted=1)
+    gaussian = Shape((4, 5), None, gaussian=True)
     assert (Attend().output_shape(IMAGE), Attend().output_shape(gaussian)) == (IMAGE, gaussian)
 
 
@@ -125,7 +125,7 @@ def test_linear_attention_has_four_layers_of_weights_and_one_bias(trained):
         ("multiply", 0, 2),
         ("weigh", 3, rows, columns, 144.0, 4.0, own, *extra),
     ]
-    assert layer.output_shape(IMAGE) == Shape((4, 5), None, gaussian=True, weighted=2)
+    assert layer.output_shape(IMAGE) == Shape((4, 5), None, gaussian=True)
 
 
 # Positions.

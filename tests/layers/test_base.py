@@ -96,13 +96,13 @@ def test_shapes_print_infinite_width_as_inf():
     assert str(Shape(None, None)) == "(inf,)"
 
 
-def test_a_layer_with_weights_makes_gaussians_of_infinite_width_and_is_counted():
-    assert Shape((4, 5), 3).behind_weights((2, 2)) == Shape((2, 2), None, gaussian=True, weighted=1)
-    assert Shape(None, None, False, 4).behind_weights(None).weighted == 5
+def test_a_layer_with_weights_makes_gaussians_of_infinite_width():
+    assert Shape((4, 5), 3).behind_weights((2, 2)) == Shape((2, 2), None, gaussian=True)
+    assert Shape(None, None).behind_weights(None) == Shape(None, None, gaussian=True)
 
 
 def test_other_positions_leave_the_rest_of_a_shape():
-    assert Shape((4, 5), None, True, 2).with_spatial(None) == Shape(None, None, True, 2)
+    assert Shape((4, 5), None, True).with_spatial(None) == Shape(None, None, True)
 
 
 def test_a_vector_is_an_image_of_one_pixel():
@@ -140,7 +140,7 @@ SIZES |= dict.fromkeys((Flatten, GlobalAvgPool, GlobalSumPool, LastState))  # a 
 @pytest.mark.parametrize("layer", MEMBERS, ids=repr)
 def test_every_layer_infers_its_size_and_lowers_to_its_last_node(layer):
     size = size_for(layer)
-    shape = Shape(size, None, gaussian=True, weighted=1)
+    shape = Shape(size, None, gaussian=True)
     if repr(layer).startswith(("Rescale", "Padded", "Masked")):
         shape = Shape(size, 3)
     if isinstance(layer, Aggregate | GraphConv):
@@ -189,7 +189,7 @@ ODD = {"Erf", "Sin", "Sign", "Elementwise", "LayerNorm"}
 def test_every_layer_knows_the_laws_of_its_channels(layer):
     name, size = type(layer).__name__, size_for(layer)
     graph = isinstance(layer, Aggregate | GraphConv)
-    gaussians = Shape((1, 1) if graph else size, None, gaussian=True, weighted=1, is_graph=graph)
+    gaussians = Shape((1, 1) if graph else size, None, gaussian=True, is_graph=graph)
     if repr(layer).startswith(("Rescale", "Padded", "Masked")):
         gaussians = dataclasses.replace(gaussians, channels=3) if name == "Rescale" else Shape(size, 3)
     behind = laws(layer.output_shape(gaussians))

@@ -26,7 +26,7 @@ from cntk_pipeline.layers import (
 )
 from cntk_pipeline.layers.kinds import require_kind
 
-WIDE = Shape((4, 5), None, gaussian=True, weighted=1)
+WIDE = Shape((4, 5), None, gaussian=True)
 ROWS, COLUMNS = Windows.single(4), Windows.single(5)
 GATE = Sequential(Dense(), Relu())
 
@@ -38,8 +38,8 @@ def test_a_product_multiplies_what_both_branches_make_of_the_same_node():
         ("weigh", 0, ROWS, COLUMNS, 4.0, 0.0, 1.0),
         ("multiply", 2, 3),
     ]
-    assert Product(GATE, Dense()).output_shape(WIDE) == Shape((4, 5), None, False, 2, centred=True, alike=True)
-    assert Product(GATE, GATE).output_shape(WIDE) == Shape((4, 5), None, False, 2, alike=True)
+    assert Product(GATE, Dense()).output_shape(WIDE) == Shape((4, 5), None, False, centred=True, alike=True)
+    assert Product(GATE, GATE).output_shape(WIDE) == Shape((4, 5), None, False, alike=True)
 
 
 def test_a_concatenation_averages_by_the_share_of_channels():
@@ -50,7 +50,7 @@ def test_a_concatenation_averages_by_the_share_of_channels():
         ("add", 2, 3),
     ]
     mixed = Concatenate(Dense(), Dense(w_std=2.0)).output_shape(WIDE)
-    assert mixed == Shape((4, 5), None, False, 2, centred=True)
+    assert mixed == Shape((4, 5), None, False, centred=True)
     assert Concatenate(Dense(), Dense()).output_shape(WIDE) == replace(mixed, alike=True)
 
 
@@ -64,8 +64,8 @@ def test_a_block_is_repeated_and_its_input_injected():
         ("apply", 0, Relu()), ("weigh", 1, *weigh), ("add", 2, 0),
         ("apply", 3, Relu()), ("weigh", 4, *weigh), ("add", 5, 0),
     ]  # fmt: skip
-    assert Repeat(block, 3).output_shape(WIDE) == Shape((4, 5), None, True, 4)
-    assert Repeat(Sequential(Dense(), Relu()), 3).output_shape(Shape((4, 5), None, False, 0)).weighted == 3
+    assert Repeat(block, 3).output_shape(WIDE) == Shape((4, 5), None, True)
+    assert Repeat(Sequential(Dense(), Relu()), 3).output_shape(Shape((4, 5), None, False)).channels is None
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_weights_on_every_way_through_a_layer_renew_what_comes_out(layer, expect
 def test_factors_that_depend_on_each_other_are_refused(gate):
     with pytest.raises(LayerError, match=r"branch and gate of Product depend on each other, .* put a Conv or Dense"):
         Product(Relu(), gate).output_shape(WIDE)
-    assert Product(Dense(), gate).output_shape(WIDE).weighted == 2
+    assert Product(Dense(), gate).output_shape(WIDE).channels is None
 
 
 def test_an_injection_into_a_block_that_depends_on_it_is_refused():
@@ -113,7 +113,7 @@ def test_branches_of_different_size_are_refused(kind):
 
 
 def test_an_error_inside_names_the_branch():
-    not_gaussian = Shape((4, 5), None, gaussian=False, weighted=1)
+    not_gaussian = Shape((4, 5), None, gaussian=False)
     with pytest.raises(LayerError, match=r"^gate: Relu needs Gaussian"):
         Product(Dense(), Relu()).output_shape(not_gaussian)
     with pytest.raises(LayerError, match=r"^second: Relu needs Gaussian"):

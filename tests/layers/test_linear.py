@@ -13,8 +13,8 @@ from cntk_pipeline.layers import Conv, Dense, Rescale, Shape, Windows
 IMAGE, VECTOR = Shape((4, 5), 3), Shape(None, 7)
 
 
-def gaussian(spatial, weighted=1):
-    return Shape(spatial, None, gaussian=True, weighted=weighted)
+def gaussian(spatial):
+    return Shape(spatial, None, gaussian=True)
 
 
 def test_a_convolution_keeps_the_size_and_makes_the_width_infinite():

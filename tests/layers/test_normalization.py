@@ -8,7 +8,7 @@ from twin.gaussian import PAIRS, dual, variance_behind
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import Concatenate, Dense, Dropout, Erf, Flatten, LayerNorm, MaxPool, Product, Relu, Shape
 
-WIDE = Shape((4, 5), None, gaussian=True, weighted=1)
+WIDE = Shape((4, 5), None, gaussian=True)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
@@ -29,7 +29,7 @@ def test_what_is_always_zero_stays_zero():
 
 
 def test_an_activation_may_follow_a_normalisation():
-    assert Relu().output_shape(LayerNorm().output_shape(WIDE)) == Shape((4, 5), None, False, 1, alike=True)
+    assert Relu().output_shape(LayerNorm().output_shape(WIDE)) == Shape((4, 5), None, False, alike=True)
     assert LayerNorm().output_shape(WIDE) == WIDE
 
 
@@ -56,7 +56,7 @@ def test_dropout_of_nothing_changes_nothing():
 
 
 def test_masked_gaussians_are_not_gaussian():
-    assert Dropout().output_shape(WIDE) == Shape((4, 5), None, False, 1, centred=True, alike=True)
+    assert Dropout().output_shape(WIDE) == Shape((4, 5), None, False, centred=True, alike=True)
     assert not Dropout().output_shape(Relu().output_shape(WIDE)).centred
 
 

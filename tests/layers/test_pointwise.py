@@ -15,7 +15,7 @@ everywhere = pytest.mark.parametrize("spatial", [(4, 5), None])
 @everywhere
 @pytest.mark.parametrize("layer", POINTWISE, ids=repr)
 def test_a_pointwise_layer_keeps_size_and_width(layer, spatial):
-    shape = Shape(spatial, None, gaussian=True, weighted=3)
+    shape = Shape(spatial, None, gaussian=True)
     behind = shape if isinstance(layer, LayerNorm) else replace(shape, gaussian=False, centred=layer != Relu())
     assert layer.output_shape(shape) == behind
     assert lowered(layer, shape) == [("apply", 0, layer)]
@@ -32,7 +32,7 @@ def test_a_pointwise_layer_of_raw_inputs_is_refused(layer, spatial):
 @pytest.mark.parametrize("layer", POINTWISE[:-1], ids=repr)
 @pytest.mark.parametrize("before", [Relu(), Dropout()], ids=repr)
 def test_a_pointwise_layer_of_what_is_not_gaussian_is_refused(layer, before):
-    shape = before.output_shape(Shape(None, None, gaussian=True, weighted=1))
+    shape = before.output_shape(Shape(None, None, gaussian=True))
     with pytest.raises(
         LayerError,
         match=f"{type(layer).__name__} needs Gaussian inputs: put a Conv or Dense layer between it and the activation",

@@ -18,15 +18,15 @@ from cntk_pipeline.layers import (
 )
 from cntk_pipeline.layers.rectifiers import AbsDifference
 
-IMAGE = Shape((4, 5), None, gaussian=True, weighted=2)
+IMAGE = Shape((4, 5), None, gaussian=True)
 LOCAL = [AvgPool(2), SumPool(2), LocalAvgPool(1), MaxPool((1, 2))]
 GLOBAL = [GlobalAvgPool(), GlobalSumPool()]
 
 
 def test_flattening_lays_the_pixels_side_by_side():
     assert Flatten().output_shape(Shape((4, 5), 3)) == Shape(None, 60)
-    assert Flatten().output_shape(IMAGE) == Shape(None, None, False, 2, centred=True)
-    assert Flatten().output_shape(Shape((1, 1), None, True, 2)) == Shape(None, None, True, 2)
+    assert Flatten().output_shape(IMAGE) == Shape(None, None, False, centred=True)
+    assert Flatten().output_shape(Shape((1, 1), None, True)) == Shape(None, None, True)
 
 
 def test_flattening_is_a_mean_over_equal_positions():
@@ -43,7 +43,7 @@ def test_flattening_leaves_vectors_alone(channels):
 @pytest.mark.parametrize("channels", [3, None])
 def test_global_pooling_keeps_the_channels(layer, channels):
     assert layer.output_shape(Shape((4, 5), channels)) == Shape(None, channels)
-    assert layer.output_shape(IMAGE) == Shape(None, None, True, 2)
+    assert layer.output_shape(IMAGE) == Shape(None, None, True)
 
 
 def test_global_pooling_averages_or_sums_over_all_pairs():
@@ -63,10 +63,10 @@ def test_pooling_of_vectors_is_refused(layer):
 
 @pytest.mark.parametrize("kind", [AvgPool, SumPool])
 def test_strides_of_a_pooling_are_its_window_unless_given(kind):
-    assert kind(2).output_shape(IMAGE) == Shape((2, 2), None, True, 2)
-    assert kind((2, 3)).output_shape(IMAGE) == Shape((2, 1), None, True, 2)
-    assert kind(2, 1).output_shape(IMAGE) == Shape((3, 4), None, True, 2)
-    assert kind(2, padding="SAME").output_shape(IMAGE) == Shape((2, 3), None, True, 2)
+    assert kind(2).output_shape(IMAGE) == Shape((2, 2), None, True)
+    assert kind((2, 3)).output_shape(IMAGE) == Shape((2, 1), None, True)
+    assert kind(2, 1).output_shape(IMAGE) == Shape((3, 4), None, True)
+    assert kind(2, padding="SAME").output_shape(IMAGE) == Shape((2, 3), None, True)
 
 
 def test_average_pooling_divides_both_positions_by_the_window():
@@ -105,8 +105,8 @@ def test_a_maximum_is_a_mean_and_the_size_of_a_difference():
         ("apply", 3, AbsDifference()),
         ("add", 1, 4),
     ]
-    assert MaxPool((1, 2)).output_shape(IMAGE) == Shape((4, 2), None, False, 2, alike=True)
-    assert MaxPool((2, 1), 1, "SAME").output_shape(IMAGE) == Shape((4, 5), None, False, 2, alike=True)
+    assert MaxPool((1, 2)).output_shape(IMAGE) == Shape((4, 2), None, False, alike=True)
+    assert MaxPool((2, 1), 1, "SAME").output_shape(IMAGE) == Shape((4, 5), None, False, alike=True)
 
 
 @pytest.mark.parametrize("window", [2, (2, 2), (1, 3), (1, 1), 3])

@@ -143,7 +143,7 @@ def test_the_smallest_wide_resnet_by_hand():
 @pytest.mark.parametrize("depth", [8, 14, 20, 110])
 def test_a_resnet_has_its_depth_of_layers_on_the_longest_path(depth):
     network = presets.resnet(depth)
-    assert network.output_shape(CIFAR) == Shape(None, None, gaussian=True, weighted=depth)
+    assert network.output_shape(CIFAR) == Shape(None, None, gaussian=True)
     assert Sequential(*network.layers[:-2]).output_shape(CIFAR).spatial == (8, 8)
     assert weighted_layers(network) == depth + 2  # two shortcuts
 
@@ -152,7 +152,7 @@ def test_a_resnet_has_its_depth_of_layers_on_the_longest_path(depth):
 def test_a_wide_resnet_counts_convolutions_and_those_of_shortcuts_too(depth):
     network = presets.wide_resnet(depth)
     assert weighted_layers(network) == depth + 1  # the dense layer
-    assert network.output_shape(CIFAR) == Shape(None, None, gaussian=True, weighted=depth - 2)
+    assert network.output_shape(CIFAR) == Shape(None, None, gaussian=True)
     assert Sequential(*network.layers[:-2]).output_shape(CIFAR).spatial == (8, 8)
 
 

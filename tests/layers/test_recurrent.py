@@ -45,10 +45,10 @@ def test_the_last_state_is_a_window_of_one_step(backward, kept):
 
 
 def test_states_are_behind_the_activation_at_every_step():
-    assert LAYER.output_shape(SEQUENCE) == Shape((1, 5), None, False, 1, centred=True, alike=True)
+    assert LAYER.output_shape(SEQUENCE) == Shape((1, 5), None, False, centred=True, alike=True)
     assert not Recurrent(Relu()).output_shape(SEQUENCE).centred
     assert Recurrent(LayerNorm()).output_shape(SEQUENCE).gaussian
-    assert Bidirectional(Recurrent(LayerNorm())).output_shape(SEQUENCE) == Shape((1, 5), None, False, 1, centred=True)
+    assert Bidirectional(Recurrent(LayerNorm())).output_shape(SEQUENCE) == Shape((1, 5), None, False, centred=True)
     assert Bidirectional(LAYER).output_shape(Shape((1, 1), 3)).alike  # of one step, which is first and last
     assert LastState().output_shape(LAYER.output_shape(SEQUENCE)) == Shape(
         None, None, False, 1, centred=True, alike=True
@@ -61,10 +61,10 @@ def test_an_activation_behind_states_is_refused():
 
 
 def test_states_with_a_mean_are_no_branch_beside_an_input_with_one():
-    rectified = Shape((1, 5), None, False, 1, alike=True)
+    rectified = Shape((1, 5), None, False, alike=True)
     with pytest.raises(LayerError, match="branch and shortcut are correlated, since both have a mean"):
         Residual(Recurrent(Relu())).output_shape(rectified)
-    assert Residual(LAYER).output_shape(rectified).weighted == 2
+    assert Residual(LAYER).output_shape(rectified).channels is None
 
 
 @pytest.mark.parametrize("layer", [LAYER, Bidirectional(LAYER), LastState()])

@@ -24,8 +24,8 @@ from cntk_pipeline.layers import (
     Windows,
 )
 
-WIDE = Shape((4, 5), None, gaussian=True, weighted=1)
-MIXED = Shape((4, 5), None, gaussian=False, weighted=1)
+WIDE = Shape((4, 5), None, gaussian=True)
+MIXED = Shape((4, 5), None, gaussian=False)
 CORRELATED = "branch and shortcut are correlated, .* end one of them in a Conv or Dense layer"
 
 
@@ -34,15 +34,15 @@ def test_the_identity_changes_nothing():
     assert lowered(Identity(), WIDE) == []
 
 
-def test_a_sum_of_gaussians_is_gaussian_and_counts_the_longer_way():
+def test_a_sum_of_gaussians_is_gaussian():
     block = Residual(Sequential(Relu(), Conv(3), Relu(), Conv(3)))
-    assert block.output_shape(WIDE) == Shape((4, 5), None, True, 3)
-    assert Residual(Conv(3), block).output_shape(WIDE) == Shape((4, 5), None, True, 3)
-    assert Relu().output_shape(block.output_shape(WIDE)).weighted == 3
+    assert block.output_shape(WIDE) == Shape((4, 5), None, True)
+    assert Residual(Conv(3), block).output_shape(WIDE) == Shape((4, 5), None, True)
+    assert not Relu().output_shape(block.output_shape(WIDE)).gaussian
 
 
 def test_a_sum_with_what_is_not_gaussian_is_not():
-    assert Residual(Sequential(Conv(3))).output_shape(MIXED) == Shape((4, 5), None, False, 2)
+    assert Residual(Sequential(Conv(3))).output_shape(MIXED) == Shape((4, 5), None, False)
     assert Residual(Sequential(Conv(3)), Conv(1)).output_shape(MIXED).gaussian
 
 
@@ -91,21 +91,21 @@ def test_branches_that_may_be_correlated_are_refused(branch):
     ids=repr,
 )
 def test_weights_in_one_branch_make_it_uncorrelated_with_the_other(branch):
-    assert Residual(branch).output_shape(WIDE).weighted == 2
-    assert Residual(Identity(), branch).output_shape(WIDE).weighted == 2
+    assert Residual(branch).output_shape(WIDE).channels is None
+    assert Residual(Identity(), branch).output_shape(WIDE).channels is None
 
 
 def test_branches_that_both_have_a_mean_are_refused():
-    rectified = Shape((4, 5), None, weighted=1, alike=True)
+    rectified = Shape((4, 5), None, alike=True)
     for branch in (Sequential(Conv(3), Relu()), Sequential(Conv(3), MaxPool((1, 2), 1, "SAME"))):
         with pytest.raises(LayerError, match=r"since both have a mean, .* end one of them in a Conv or Dense"):
             Residual(branch).output_shape(rectified)
-    assert Residual(Sequential(Conv(3), Erf())).output_shape(rectified) == replace(rectified, weighted=2)
+    assert Residual(Sequential(Conv(3), Erf())).output_shape(rectified) == replace(rectified)
 
 
 def test_weights_before_both_branches_do_not_make_them_uncorrelated():
     with pytest.raises(LayerError, match=CORRELATED):
-        Residual(LayerNorm()).output_shape(Shape((4, 5), None, gaussian=True, weighted=7))
+        Residual(LayerNorm()).output_shape(Shape((4, 5), None, gaussian=True))
 
 
 def test_branches_of_different_size_are_refused_with_the_remedy():

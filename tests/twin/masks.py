@@ -1,13 +1,15 @@
 """The naive twin of images with absent pixels: a mask goes through the network beside the covariances.
 
 The mask is that of `mask_constant` of neural-tangents, by the definitions of its documentation: behind a window a
-position is masked where the middle of the window is, of an even window the position before the middle; behind a sum of
-branches, where all of them are. Behind each layer, the covariances of masked positions become 0. Averages over all
-positions count those that are not masked. Two things are other ones than there: `Flatten` divides by the positions that
-are not masked, and ``normalize_edges`` counts those of a window that are not.
+position is masked where the middle of the window is, of an even window the position before the middle; behind branches
+that are joined, where all of them are. Behind each layer, the covariances of masked positions become 0. Averages over
+all positions count those that are not masked. Two things are other ones than there: `Flatten` divides by the positions
+that are not masked, and ``normalize_edges`` counts those of a window that are not.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -78,16 +80,37 @@ def follow(state: Masked, layer: Layer) -> Masked:
         for inner in layer.layers:
             state = follow(state, inner)
         return state
+    if isinstance(layer, layers.Repeat):
+        return _repeated(state, layer)
     if isinstance(layer, layers.Residual):
-        one, other = follow(state, layer.branch), follow(state, layer.shortcut)
-        return Masked(reference.added(one.pairs, other.pairs), one.x | other.x, one.z | other.z)
+        return joined(follow(state, layer.branch), follow(state, layer.shortcut), reference.added)
+    if isinstance(layer, layers.Product):
+        return joined(follow(state, layer.branch), follow(state, layer.gate), reference.multiplied)
+    if isinstance(layer, layers.Concatenate):
+        side_by_side = partial(reference.side_by_side, share=layer.share)
+        return joined(follow(state, layer.first), follow(state, layer.second), side_by_side)
     if isinstance(layer, layers.Conv | layers.AvgPool | layers.SumPool | layers.LocalAvgPool):
         return _through_windows(state, layer)
     if isinstance(layer, layers.GlobalAvgPool | layers.GlobalSumPool | layers.Flatten):
-        return _joined(state, layer)
+        return _read_out(state, layer)
     if isinstance(layer, MIXED):
         return _among_those_that_are_there(state, layer)
+    assert not layer.inner, f"the mask is not followed into the branches of {layer}"
     return replace(state, pairs=reference.step(state.pairs, layer)).cleared()
+
+
+def joined(one: Masked, other: Masked, join: Callable[[Pairs, Pairs], Pairs]) -> Masked:
+    """Join two branches: a position is there where it is in either."""
+    return Masked(join(one.pairs, other.pairs), one.x | other.x, one.z | other.z)
+
+
+def _repeated(state: Masked, layer: layers.Repeat) -> Masked:
+    now = end = state
+    for _ in range(layer.times):
+        now = follow(now, layer.block)
+        now = joined(now, state, reference.added) if layer.inject else now
+        end = joined(end, now, reference.added)
+    return end if layer.jump else now
 
 
 def _through_windows(state: Masked, layer: Layer) -> Masked:
@@ -110,7 +133,7 @@ def _through_windows(state: Masked, layer: Layer) -> Masked:
     return found.cleared()
 
 
-def _joined(state: Masked, layer: Layer) -> Masked:
+def _read_out(state: Masked, layer: Layer) -> Masked:
     x, z = (np.full(state.x.shape, float(flags.sum())) for flags in (state.x, state.z))
     if isinstance(layer, layers.GlobalAvgPool):
         state = state.divided(x, z)

@@ -117,7 +117,7 @@ def self_attention(pairs: Pairs, layer: layers.SelfAttention) -> Pairs:
 
 def positional_embedding(pairs: Pairs, layer: layers.PositionalEmbedding) -> Pairs:
     """Add a covariance of positions that is the same for all images, and is learned."""
-    height, width = pairs.size
+    height, width = np.maximum(pairs.xx.shape[-2:], pairs.zz.shape[-2:])
     y, x = (v.ravel() / layer.length for v in np.mgrid[:height, :width])
     away = np.hypot(np.subtract.outer(y, y), np.subtract.outer(x, x))
     if layer.correlation == "sinusoidal":
@@ -134,9 +134,13 @@ def positional_embedding(pairs: Pairs, layer: layers.PositionalEmbedding) -> Pai
 
 
 def embed(pairs: Pairs, added: Array, trained: bool) -> Pairs:
-    """Add a covariance of positions, ``(H, W, H, W)``."""
-    after = pairs.map_covariances(lambda covariance: covariance + added)
-    return replace(after, tangent=after.tangent + (added if trained else 0))
+    """Add a covariance of positions, ``(H, W, H, W)``, of the longer one of two sequences."""
+
+    def plus(values: Array) -> Array:
+        return values + added[tuple(map(slice, values.shape[-4:]))]
+
+    after = pairs.map_covariances(plus)
+    return replace(after, tangent=plus(after.tangent)) if trained else after
 
 
 def attend(pairs: Pairs, layer: layers.Attend) -> Pairs:
@@ -309,39 +313,15 @@ def identity(pairs: Pairs, layer: layers.Identity) -> Pairs:
 
 
 def residual(pairs: Pairs, layer: layers.Residual) -> Pairs:
-    branch, shortcut = step(pairs, layer.branch), step(pairs, layer.shortcut)
-    return replace(
-        branch,
-        xx=branch.xx + shortcut.xx,
-        zz=branch.zz + shortcut.zz,
-        xz=branch.xz + shortcut.xz,
-        tangent=branch.tangent + shortcut.tangent,
-    )
+    return added(step(pairs, layer.branch), step(pairs, layer.shortcut))
 
 
 def product(pairs: Pairs, layer: layers.Product) -> Pairs:
-    """Multiply independent branches: the derivative of a product has two terms."""
-    one, other = step(pairs, layer.branch), step(pairs, layer.gate)
-    return replace(
-        one,
-        xx=one.xx * other.xx,
-        zz=one.zz * other.zz,
-        xz=one.xz * other.xz,
-        tangent=one.tangent * other.xz + one.xz * other.tangent,
-    )
+    return multiplied(step(pairs, layer.branch), step(pairs, layer.gate))
 
 
 def concatenate(pairs: Pairs, layer: layers.Concatenate) -> Pairs:
-    """Average over the channels of both branches."""
-    one, other = (step(pairs, branch) for branch in (layer.first, layer.second))
-    p, q = layer.share, 1 - layer.share
-    return replace(
-        one,
-        xx=p * one.xx + q * other.xx,
-        zz=p * one.zz + q * other.zz,
-        xz=p * one.xz + q * other.xz,
-        tangent=p * one.tangent + q * other.tangent,
-    )
+    return side_by_side(step(pairs, layer.first), step(pairs, layer.second), layer.share)
 
 
 def repeat(pairs: Pairs, layer: layers.Repeat) -> Pairs:
@@ -361,6 +341,22 @@ def added(pairs: Pairs, others: Pairs) -> Pairs:
         xz=pairs.xz + others.xz,
         tangent=pairs.tangent + others.tangent,
     )
+
+
+def multiplied(one: Pairs, other: Pairs) -> Pairs:
+    """Multiply independent branches: the derivative of a product has two terms."""
+    return replace(
+        one,
+        xx=one.xx * other.xx,
+        zz=one.zz * other.zz,
+        xz=one.xz * other.xz,
+        tangent=one.tangent * other.xz + one.xz * other.tangent,
+    )
+
+
+def side_by_side(one: Pairs, other: Pairs, share: float) -> Pairs:
+    """Average over the channels of both branches."""
+    return added(one.map_all(lambda values: share * values), other.map_all(lambda values: (1 - share) * values))
 
 
 def aggregate(pairs: Pairs, layer: layers.Aggregate | layers.GraphConv) -> Pairs:

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from support.scripts import load_script
 
+from cntk_pipeline import kernel_matrix
+from cntk_pipeline.graphs import pack
+
 SCRIPT = Path(__file__).parents[2] / "workflows" / "graphs" / "graphs.py"
 
 
@@ -42,7 +45,7 @@ def test_rings_are_told_from_paths(graphs: ModuleType, tmp_path: Path) -> None:
     }
     for name, lines in files.items():
         (folder / f"RINGS_{name}.txt").write_text("".join(f"{line}\n" for line in lines))
-    (row,) = graphs.measure(folder, [(2, 1, "sum")], seeds=1, jump=False)
+    (row,) = graphs.measure(folder, [(2, 1, "sum", "gntk")], seeds=1)
     assert (row.data, row.graphs, row.depth) == ("RINGS", 24, 2)
     assert row.nested > 90
 
@@ -63,3 +66,21 @@ def test_the_table_of_a_data_set_is_that_of_the_page(name: str, shown: list[tupl
         means = [np.mean([float(row[key]) for row in own]) for key in ("best_by_fold", "best", "nested")]
         assert f"| {depth} | {dense} | {scaling} | {' | '.join(f'{mean:.1f}%' for mean in means)} |" in page
     assert page.count("sum |") + page.count("degree |") == len(shown)
+
+
+def test_the_table_of_other_networks_is_that_of_the_page() -> None:
+    with (SCRIPT.parent / "mutag_others.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    page = (SCRIPT.parent / "README.md").read_text().partition("### MUTAG")[2].partition("###")[0]
+    for network in ("gntk-mean", "gntk-jump", "convolutions"):
+        own = [row for row in rows if row["network"] == network]
+        assert {(row["depth"], row["dense_layers"], row["scaling"]) for row in own} == {("2", "1", "sum")}
+        means = [np.mean([float(row[key]) for row in own]) for key in ("best_by_fold", "best", "nested")]
+        assert f"| {network} | {' | '.join(f'{mean:.1f}%' for mean in means)} |" in page
+
+
+def test_each_network_of_the_script_has_a_kernel_of_graphs(graphs: ModuleType) -> None:
+    x = pack([np.ones((2, 2), int) - np.eye(2, dtype=int), np.zeros((3, 3), int)], [np.eye(2), np.ones((3, 2))])
+    values = [kernel_matrix(build(2, 2, "degree"), x, dtype="float64") for build in graphs.NETWORKS.values()]
+    assert all((np.linalg.eigvalsh(each) > 0).all() for each in values)
+    assert len({float(each[0, 1]) for each in values}) == 4

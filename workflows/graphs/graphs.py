@@ -2,6 +2,8 @@
 
     python workflows/graphs/graphs.py MUTAG --out mutag.csv   # folders with the text files
     python workflows/graphs/graphs.py PROTEINS --depths 1 2 --dense-layers 1 --scalings sum --seeds 1 --out proteins.csv
+    python workflows/graphs/graphs.py MUTAG --networks gntk-mean gntk-jump convolutions --depths 2 --dense-layers 1 \\
+        --scalings sum --out others.csv
 
 For each network of a grid, a support vector machine with its kernel is cross-validated in ten stratified folds, in
 three ways: with the penalty that is best on each validation fold, with the one that is best on all of them, and with
@@ -13,7 +15,7 @@ import csv
 import itertools
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from sklearn.svm import SVC
 
 from cntk_pipeline import kernel_matrices
 from cntk_pipeline.datasets import load
+from cntk_pipeline.layers import Dense, GlobalSumPool, GraphConv, Relu, Sequential
 from cntk_pipeline.layers.presets import gntk
 
 PENALTIES = np.logspace(-6, 2, 17)
@@ -32,6 +35,21 @@ PENALTIES = np.logspace(-6, 2, 17)
 
 MOST_STEPS = 20_000
 """Of the solver of a support vector machine; large penalties on kernels without structure would take hours."""
+
+
+def convolutions(depth: int, dense_layers: int, scaling: str) -> Sequential:
+    """Build blocks of a graph convolution (Kipf and Welling 2017, arXiv:1609.02907) and ReLU, and a sum over nodes."""
+    more = (Dense(w_std=2**0.5), Relu()) * (dense_layers - 1)
+    return Sequential(*(GraphConv(scaling, w_std=2**0.5), Relu(), *more) * depth, GlobalSumPool(), Dense())
+
+
+NETWORKS: dict[str, Callable[[int, int, str], Sequential]] = {
+    "gntk": lambda depth, dense, scaling: gntk(depth, dense_layers=dense, scaling=scaling),
+    "gntk-mean": lambda depth, dense, scaling: gntk(depth, "mean", dense_layers=dense, scaling=scaling),
+    "gntk-jump": lambda depth, dense, scaling: gntk(depth, dense_layers=dense, scaling=scaling, jump=True),
+    "convolutions": convolutions,
+}
+"""The paper's with a sum and with a mean over nodes, and with jumping knowledge; and one of `GraphConv`."""
 
 DEPTHS, DENSE_LAYERS, SCALINGS = (1, 2, 3, 4), (1, 2), ("sum", "degree")
 
@@ -42,6 +60,7 @@ class Row:
 
     Attributes
     ----------
+    network : a name in `NETWORKS`.
     folds_seed : of the folds.
     best_by_fold : percent, of the penalty that is best on each validation fold.
     best : percent, of the penalty that is best on all validation folds.
@@ -55,7 +74,7 @@ class Row:
     depth: int
     dense_layers: int
     scaling: str
-    jump: bool
+    network: str
     folds_seed: int
     best_by_fold: float
     best: float
@@ -84,19 +103,19 @@ def score(kernel: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, flo
     )
 
 
-def measure(folder: Path, grid: Sequence[tuple[int, int, str]], seeds: int, jump: bool) -> list[Row]:
-    """Cross-validate all networks of a grid of depths, dense layers and scalings on one data set."""
+def measure(folder: Path, grid: Sequence[tuple[int, int, str, str]], seeds: int) -> list[Row]:
+    """Cross-validate all networks of a grid of depths, dense layers, scalings and names on one data set."""
     data = load("tudataset", str(folder)).train
-    networks = [gntk(depth, dense_layers=dense, scaling=scaling, jump=jump) for depth, dense, scaling in grid]
+    networks = [NETWORKS[name](depth, dense, scaling) for depth, dense, scaling, name in grid]
     kernel_matrices(networks, data.images[:2], dtype="float64")  # compiles
     began = time.process_time()
     kernels = kernel_matrices(networks, data.images, dtype="float64")[:, 0]
     seconds = time.process_time() - began
     rows = []
-    for (depth, dense, scaling), kernel in zip(grid, kernels, strict=True):
+    for setting, kernel in zip(grid, kernels, strict=True):
         for seed in range(seeds):
             found = score(kernel, data.known_labels, seed)
-            rows.append(Row(folder.name, len(data), depth, dense, scaling, jump, seed, *found, seconds))
+            rows.append(Row(folder.name, len(data), *setting, seed, *found, seconds))
             print(rows[-1], flush=True)
     return rows
 
@@ -109,12 +128,12 @@ def main() -> None:
     parser.add_argument("--dense-layers", nargs="+", type=int, default=DENSE_LAYERS)
     parser.add_argument("--scalings", nargs="+", choices=SCALINGS, default=SCALINGS)
     parser.add_argument("--seeds", type=int, default=3, help="divisions into folds")
-    parser.add_argument("--jump", action="store_true", help="jumping knowledge")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["gntk"])
     parser.add_argument("--out", type=Path, default=Path("graphs.csv"))
     asked = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # large penalties, which do not win
-    grid = list(itertools.product(asked.depths, asked.dense_layers, asked.scalings))
-    rows = [row for folder in asked.folders for row in measure(folder, grid, asked.seeds, asked.jump)]
+    grid = list(itertools.product(asked.depths, asked.dense_layers, asked.scalings, asked.networks))
+    rows = [row for folder in asked.folders for row in measure(folder, grid, asked.seeds)]
     with asked.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()

@@ -135,7 +135,7 @@ def network(file: WorkflowFile, overrides: Overrides = None) -> None:
     """Show the costliest network of a workflow as a table.
 
     The table has the shapes of all layers, their offsets, and the plane entries that a pair of images costs; of graphs
-    the operations that a pair of nodes costs.
+    the operations that a pair of nodes costs. A line below it has the products of attention, which are not counted.
     """
     with importing():
         from cntk_pipeline.cli.driving import read_workflow

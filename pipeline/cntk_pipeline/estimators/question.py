@@ -114,7 +114,7 @@ class KernelQuestion:
         if self.kind == "ntk" and kernels.is_untrained(self.network, input_shape):
             raise ValueError(
                 "no layer of the network is trained, so that its NTK is zero everywhere: give kind='nngp', or leave "
-                "trained=False out of a layer (those of keys add nothing)"
+                "trained=False out of a layer (those of the keys of Attend add nothing)"
             )
 
     def matrix(self, x1: Array, x2: Array | None = None) -> Array:

@@ -23,7 +23,7 @@ def require_steady(module: "nn.Module") -> None:
     ------
     LayerError
         With the layer that draws random numbers or takes statistics, or the parameters that NumPy has no real numbers
-        for, and what to do.
+        for or that lie on a card, and what to do.
     """
     import torch
     from torch import nn
@@ -33,6 +33,11 @@ def require_steady(module: "nn.Module") -> None:
             raise LayerError(
                 f"parameters of a module must be of float16, float32 or float64, got {name!r} of {values.dtype}: call "
                 "its float() first"
+            )
+        if values.device.type != "cpu":
+            raise LayerError(
+                f"parameters of a module must lie on the processor, which computes kernels, got {name!r} on "
+                f"{values.device}: call its cpu() first"
             )
 
     dropouts = nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout

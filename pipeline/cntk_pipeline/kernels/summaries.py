@@ -46,14 +46,17 @@ class Summary:
     ----------
     rows : the input, and a row a layer.
     stages : what is computed between two poolings, one after the other.
-    entries : plane entries per pair: what the time of a pair is proportional to.
+    entries : plane entries per pair: what the time of a pair is proportional to, without `mixing_products`.
     memory_bytes : that an evaluator holds in float32, beside images and results.
+    mixing_products : products per pair by which `Attend` and `SelfAttention` mix positions. They are no plane entries:
+        2 N^3 of N positions, and as many again of an NTK.
     """
 
     rows: tuple[SummaryRow, ...]
     stages: int
     entries: int
     memory_bytes: int
+    mixing_products: int = 0
 
     def __str__(self) -> str:
         counts = {
@@ -64,6 +67,8 @@ class Summary:
             f"{self.entries:,} plane entries a pair in {self.stages} stages, "
             f"{self.memory_bytes / 2**20:,.0f} MiB a thread"
         )
+        if self.mixing_products:
+            total += f"\nattention is not counted: mixing positions takes {self.mixing_products:,} products more a pair"
         return _print(self.rows, counts, total)
 
     __repr__ = __str__
@@ -91,7 +96,7 @@ class NodeSummary:
 
 
 def _print(rows: Sequence[SummaryRow], counts: Mapping[str, Sequence[int]], total: str) -> str:
-    """Print layers as a table with columns of counts, in which 0 is left out, and a line below it."""
+    """Print layers as a table with columns of counts, in which 0 is left out, and lines below it."""
     table = Table(box=None, pad_edge=False)
     for name, justify in (("", "right"), ("layer", "left"), ("output", "left"), *((name, "right") for name in counts)):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -107,6 +112,9 @@ def _print(rows: Sequence[SummaryRow], counts: Mapping[str, Sequence[int]], tota
 
 def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") -> Summary | NodeSummary:
     """Lay out a network for inputs of a shape, without computing anything.
+
+    Plane entries do not count the mixing of positions by `Attend` and `SelfAttention`. A line below the table says how
+    many products it takes.
 
     Parameters
     ----------
@@ -150,7 +158,7 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
     lowered = append_network(graph, network, kind, input_shape, compares_last_states([network]))
     program = assemble(graph, [(lowered[-1].node, kind == "ntk")], input_shape)
     owner = {node: position for position, step in enumerate(lowered) for node in step.made}
-    offsets, entries = [0] * len(lowered), [0] * len(lowered)
+    offsets, entries, products = [0] * len(lowered), [0] * len(lowered), 0
     for stage in program.stages:
         for op, marks in zip(stage.operations, stage.visits.marks, strict=True):
             if op.node >= 0:
@@ -158,8 +166,11 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
                 offsets[position] = max(offsets[position], int(marks.sum()))
                 if op.code in (Code.WEIGH, Code.RECUR):
                     entries[position] += int(marks @ stage.areas(op.target_grid))
+            if op.code is Code.ATTEND:
+                positions = op.target_grid.height * op.target_grid.width
+                products += 2 * positions**3 * (1 + op.tangent)
     rows = tuple(SummaryRow(_name(step), step.shape, offsets[k], entries[k]) for k, step in enumerate(lowered))
-    return Summary(rows, len(program.stages), program.plane_entries, working_bytes(program, 4))
+    return Summary(rows, len(program.stages), program.plane_entries, working_bytes(program, 4), products)
 
 
 def _name(step: Lowered) -> str:

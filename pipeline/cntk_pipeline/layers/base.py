@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import wraps
 from numbers import Integral
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from cntk_pipeline.errors import LayerError
@@ -33,7 +33,6 @@ class Shape:
     channels : number of input channels or features; None once a layer with weights has made it infinite.
     gaussian : whether the channels are independent draws of one Gaussian law of mean zero, jointly of all positions and
         inputs, as layers with weights make them. Such channels are centred and alike.
-    weighted : how many layers with weights lie before.
     is_graph : whether the positions are the nodes of a graph, of which graphs may have any number.
     present : which positions are there, where some may be absent; see `Padded` and `Masked`.
     centred : whether channels have mean zero, so that products with independent ones have it too.
@@ -43,7 +42,6 @@ class Shape:
     spatial: tuple[int, int] | None
     channels: int | None
     gaussian: bool = False
-    weighted: int = 0
     is_graph: bool = False
     present: Presence | None = None
     centred: bool = False
@@ -86,7 +84,6 @@ class Shape:
         return replace(
             self,
             gaussian=self.gaussian and other.gaussian,
-            weighted=max(self.weighted, other.weighted),
             present=one if one is None or second is None else one.either(second),
             centred=self.centred and other.centred,
             alike=self.alike and other.alike,
@@ -94,7 +91,7 @@ class Shape:
 
     def behind_weights(self, spatial: tuple[int, int] | None) -> "Shape":
         """Return the shape that a layer with weights makes of this one."""
-        return replace(self.with_spatial(spatial), channels=None, gaussian=True, weighted=self.weighted + 1)
+        return replace(self.with_spatial(spatial), channels=None, gaussian=True)
 
     def with_spatial(self, spatial: tuple[int, int] | None) -> "Shape":
         """Return the shape with other positions and the same channels."""
@@ -378,9 +375,10 @@ def instead_of_layer(value: object) -> str:
         return f", which is a class: make one, {value.__name__}({'' if made else '...'})"
     if isinstance(value, list | tuple) and value and all(isinstance(each, Layer) for each in value):
         return ", several layers: give Sequential(*layers)"
-    if callable(value):
-        return f", which is a function: call it, {getattr(value, '__name__', 'network')}(...)"
-    return ""
+    name = getattr(value, "__name__", "")
+    if name.isidentifier() and isinstance(value, FunctionType):  # as of a preset
+        return f", which is a function: call it, {name}(...)"
+    return ": a function of NumPy arrays is Elementwise(function)" if callable(value) else ""
 
 
 def read_pair(name: str, value: object) -> tuple[int, int]:

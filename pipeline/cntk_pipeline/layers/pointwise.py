@@ -36,7 +36,8 @@ class Pointwise(Layer, ABC):
         if not shape.gaussian:
             raise LayerError(
                 f"{type(self).__name__} needs Gaussian inputs: put a Conv or Dense layer between it and the activation "
-                "(or Flatten, maximum, product, concatenation, dropout) before it"
+                "(or maximum, product, concatenation, dropout) before it; behind Flatten, put the activation before "
+                "Flatten, which is the same network"
             )
         return replace(shape, gaussian=False, centred=self.is_odd)
 

@@ -51,12 +51,14 @@ def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDA
         raise DataError(f"{name} must hold real numbers, {instead_of_numbers(name, array)}")
     if array.ndim not in (2, 4) and not is_graph(array.shape[1:]):
         remedy = {
+            0: "put it in an array",
             1: f"one sample is {name}[None]",
             3: f"grey images are {name}[..., None], sequences (n, T, C) are images of one row, {name}[:, None]",
         }.get(array.ndim, "leave out axes, or join them by reshape")
         raise DataError(f"{name} must be of shape (n, H, W, C) or (n, features), got {array.shape}: {remedy}")
     if array.size == 0:
-        raise DataError(f"{name} must hold at least one input, got shape {array.shape}")
+        least = "one number in each input" if len(array) else "one input"
+        raise DataError(f"{name} must hold at least {least}, got shape {given.shape}")
     if not any(map(takes_sequences, networks)):  # of sequences of T steps and T channels, no axis can be mistaken
         require_channels_last(name, given.shape)
     is_wrong = ~np.isfinite(array)
@@ -95,7 +97,7 @@ def read_shape(network: Layer, given: object) -> tuple[int, ...]:
     if len(shape) in (1, 3) or is_graph(shape):
         return shape
     remedy = {
-        2: f": grey images are ({', '.join(map(str, shape))}, 1)",
+        2: f": grey images are ({', '.join(map(str, shape))}, 1), features {shape[1:]}",
         4: f": leave out the number of inputs, {shape[1:]}",
     }.get(len(shape), "")
     raise LayerError(f"input_shape is that of one input, (H, W, C) or (features,), got {shape}{remedy}")

@@ -79,8 +79,8 @@ def _real_values(function: Callable[[Array], Array], points: Array) -> Array:
             return values.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise LayerError(
-            f"Elementwise: the function must take NumPy arrays and return real ones, but it raised {error!r}; wrap one "
-            "of single numbers as numpy.vectorize(function, otypes=[float])"
+            f"Elementwise: the function must take NumPy arrays of any numbers and return real ones, but it raised "
+            f"{error!r}; one of single numbers is wrapped as numpy.vectorize(function, otypes=[float])"
         ) from error
     raise LayerError(
         f"Elementwise: the function must return real numbers, but returned an array of dtype {values.dtype}"
@@ -89,10 +89,13 @@ def _real_values(function: Callable[[Array], Array], points: Array) -> Array:
 
 @cache
 def _is_odd(function: Callable[[Array], Array]) -> bool:
-    """Tell whether a function changes its sign with its argument; looked at where quadratures look."""
+    """Tell whether a function of NumPy arrays changes its sign with its argument, from the smallest numbers to 30."""
     points = np.geomspace(SMALLEST_STEP, 30, 64)
     with np.errstate(all="ignore"):
-        values, mirrored = _real_values(function, points), _real_values(function, -points)
+        try:
+            values, mirrored = _real_values(function, points), _real_values(function, -points)
+        except Exception:  # of numbers that no quadrature asks for: that it is odd cannot be seen then
+            return False
         return bool(np.all(np.abs(values + mirrored) <= 1e-12 * np.abs(values)))
 
 

@@ -160,7 +160,7 @@ def _require_training(loaded: Loaded) -> None:
         if readout.kind == "ntk" and is_untrained(readout.network, shape):
             preset = loaded.config.network.preset
             remedy = (
-                "leave trained = false out of a layer (those of keys add nothing)"
+                "leave trained = false out of a layer (those of the keys of Attend add nothing)"
                 if preset is None
                 else "take another depth"
             )
