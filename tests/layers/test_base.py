@@ -201,7 +201,9 @@ def test_every_layer_knows_the_laws_of_its_channels(layer):
         assert behind == BEHIND_GAUSSIANS.get(name, {"gaussian", "centred", "alike"})
 
 
-@pytest.mark.parametrize("given", [set(), {"centred"}, {"alike"}, {"centred", "alike"}], ids=str)
+@pytest.mark.parametrize(
+    "given", [set(), {"centred"}, {"alike"}, {"centred", "alike"}], ids=lambda laws: " ".join(sorted(laws))
+)
 @pytest.mark.parametrize("layer", MEMBERS, ids=repr)
 def test_no_layer_but_weights_makes_laws(layer, given):
     if layer.inner or isinstance(layer, Pointwise | Recurrent | Bidirectional | MaxPool):
