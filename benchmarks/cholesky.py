@@ -73,7 +73,7 @@ def write_run(path: Path, rows: int, tile: str) -> tuple[RunDirectory, System]:
     run = RunDirectory.create(path, gram.specify(data, readouts, config.kernel, EngineRecord(), KERNEL_TILE), {})
     gram.kernel_group(run).create()
     labels = np.random.default_rng(1).integers(0, CLASSES, rows)
-    run.stored_data.write({"train_labels": labels, "test_labels": labels[:1]}, {})
+    run.stored_data.write({"train_labels": labels, "test_labels": labels[:1]})
     x, name = vectors(rows), readouts[0].name
     kernel, variances, cut = run.kernel(name, "train"), run.kernel(name, "train_variance"), run.train_cut
     for row in range(cut.pieces):

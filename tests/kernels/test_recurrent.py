@@ -117,7 +117,7 @@ def test_sequences_of_three_axes_are_for_networks_that_have_such_layers():
     np.testing.assert_array_equal(kernel_matrix(network, SEQUENCES), kernel_matrix(network, SEQUENCES[:, None]))
     model = KernelRegressor(network).fit(SEQUENCES, SEQUENCES[:, 0, 0])
     assert model.predict(SEQUENCES[:2]).shape == (2,)
-    with pytest.raises(DataError, match=r"Sequences \(n, T, C\) are images of one row, x1\[:, None\]"):
+    with pytest.raises(DataError, match=r"sequences \(n, T, C\) are images of one row, x1\[:, None\]"):
         kernel_matrix(Sequential(Conv(3), Relu(), Flatten(), Dense()), SEQUENCES)
 
 

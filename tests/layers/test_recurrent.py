@@ -50,9 +50,7 @@ def test_states_are_behind_the_activation_at_every_step():
     assert Recurrent(LayerNorm()).output_shape(SEQUENCE).gaussian
     assert Bidirectional(Recurrent(LayerNorm())).output_shape(SEQUENCE) == Shape((1, 5), None, False, centred=True)
     assert Bidirectional(LAYER).output_shape(Shape((1, 1), 3)).alike  # of one step, which is first and last
-    assert LastState().output_shape(LAYER.output_shape(SEQUENCE)) == Shape(
-        None, None, False, 1, centred=True, alike=True
-    )
+    assert LastState().output_shape(LAYER.output_shape(SEQUENCE)) == Shape(None, None, False, centred=True, alike=True)
 
 
 def test_an_activation_behind_states_is_refused():

@@ -31,7 +31,7 @@ IMAGE = Shape((4, 5), 3)
 def test_shapes_pass_through_the_layers_in_order():
     assert Sequential(Conv(3), Relu()).output_shape(IMAGE) == Shape((4, 5), None, False, alike=True)
     assert Sequential(Conv(3, strides=2), Relu(), Conv(2, padding="VALID")).output_shape(IMAGE) == Shape(
-        (1, 2), None, True, 2
+        (1, 2), None, True
     )
     assert Sequential(Conv(3), Relu(), GlobalAvgPool(), Dense()).output_shape(IMAGE) == Shape(None, None, True)
     assert Sequential().output_shape(IMAGE) == IMAGE

@@ -80,7 +80,10 @@ def test_the_table_of_other_networks_is_that_of_the_page() -> None:
 
 
 def test_each_network_of_the_script_has_a_kernel_of_graphs(graphs: ModuleType) -> None:
-    x = pack([np.ones((2, 2), int) - np.eye(2, dtype=int), np.zeros((3, 3), int)], [np.eye(2), np.ones((3, 2))])
+    x = pack(
+        [np.ones((2, 2), int) - np.eye(2, dtype=int), np.eye(3, k=1, dtype=int) + np.eye(3, k=-1, dtype=int)],
+        [np.eye(2), [[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]],
+    )
     values = [kernel_matrix(build(2, 2, "degree"), x, dtype="float64") for build in graphs.NETWORKS.values()]
     assert all((np.linalg.eigvalsh(each) > 0).all() for each in values)
     assert len({float(each[0, 1]) for each in values}) == 4
