@@ -256,7 +256,7 @@ def draw(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> 
             axes.set_xscale("log", base=2)
             axes.set(xlabel="width", xticks=all_widths, xticklabels=all_widths)
             axes.minorticks_off()
-        left.set_ylabel("test accuracy (%), and its deviation over seeds")
+        left.set_ylabel("test accuracy (%)")
         left.legend()
         middle.set_xscale("log")
         middle.set(xlabel="time of training (largest steps)", ylabel="test accuracy (%)")
