@@ -23,6 +23,7 @@ from cntk_pipeline.clusters import Completion, Executor
 from cntk_pipeline.driver.observed import Observed
 from cntk_pipeline.driver.stragglers import Clock, Patience
 from cntk_pipeline.errors import (
+    CorruptTile,
     Interrupted,
     KillsWorkers,
     NotConverged,
@@ -108,6 +109,11 @@ class Outcome:
     done: MutableSet[Task] = field(default_factory=TaskSet)
     failed: dict[Task, BaseException] = field(default_factory=dict)
     blocked: list[Task] = field(default_factory=list)
+
+    @property
+    def damaged(self) -> list[CorruptTile]:
+        """The errors of tasks that met a damaged tile."""
+        return [error for error in self.failed.values() if isinstance(error, CorruptTile)]
 
     def require(self) -> None:
         """Raise if a task failed: `NotPositiveDefinite` or `NotConverged` if all did so, else `TilesFailed`."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cntk_pipeline.clusters import Executor
@@ -10,6 +10,7 @@ from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.driver import Driver, Outcome, Progress
 from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
 from cntk_pipeline.driver.timing import PhaseClock
+from cntk_pipeline.errors import CorruptTile
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.lease import Lease
@@ -76,6 +77,12 @@ class Phases:
         """Take over the finished tiles of some jobs from the older run, where this one grows from another."""
         if self.source is not None:
             take_over(self.run, self.source, jobs, self.view.say)
+
+    def checking_all(self, damaged: CorruptTile) -> "Phases":
+        """Say that a tile is damaged, and return phases that check all tiles and compute bad ones again."""
+        self.view.say(f"damaged tile: {damaged}; checking all tiles and computing bad ones again")
+        # Counts begin again, on a board of their own.
+        return replace(self, verify=True, board=Board.shown_by(self.executor, str(self.run.path)))
 
     def _begin(self, phase: str) -> None:
         self.clock.begin(phase)

@@ -2,14 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 
 from cntk_pipeline.datasets.selection import draw
 from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource
-from cntk_pipeline.inputs import is_whole_number, short_repr
+from cntk_pipeline.inputs import is_number, is_whole_number, short_repr
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Dropout
 from cntk_pipeline.regression.arguments import AUTO_RIDGES, require_ridge_mode
@@ -111,5 +110,5 @@ def _require_choice(estimator: Any) -> None:
         raise ValueError(
             f"centres_tolerance belongs to centre_choice='rpcholesky', got centre_choice={short_repr(choice)}"
         )
-    if not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not 0 < float(tolerance) < 1:
+    if not is_number(tolerance) or not 0 < float(tolerance) < 1:
         raise ValueError(f"centres_tolerance must be a number between 0 and 1, or None, got {short_repr(tolerance)}")

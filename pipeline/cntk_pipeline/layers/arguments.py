@@ -5,13 +5,13 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.inputs import is_whole_number, short_repr
+from cntk_pipeline.inputs import is_number, is_whole_number, short_repr
 
 _Arguments = ParamSpec("_Arguments")
 _Built = TypeVar("_Built")
@@ -73,7 +73,7 @@ def as_plain(value: Any) -> Any:
         return tuple(as_plain(each) for each in value)
     if isinstance(value, np.bool_ | np.str_):
         return value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_number(value):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
 

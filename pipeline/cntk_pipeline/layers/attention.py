@@ -6,7 +6,7 @@ from typing import ClassVar
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.inputs import is_number, short_repr
 from cntk_pipeline.layers.arguments import require_truth
-from cntk_pipeline.layers.base import Graph, Layer, Shape, require_image, require_layer
+from cntk_pipeline.layers.base import Graph, Layer, Shape, require_branches, require_image
 from cntk_pipeline.layers.linear import require_deviation
 from cntk_pipeline.layers.residual import Identity
 from cntk_pipeline.layers.windows import Windows
@@ -46,7 +46,7 @@ class Attend(Layer):
     def __post_init__(self) -> None:
         if not is_number(self.gain) or not 0 <= self.gain < float("inf"):
             raise LayerError(f"gain must be a finite factor >= 0, got {short_repr(self.gain)}")
-        require_layer(f"the keys of {type(self).__name__}", self.keys)
+        require_branches(self, keys=self.keys)
         if self.mechanism not in MECHANISMS:
             raise LayerError(f"mechanism must be one of {', '.join(MECHANISMS)}, got {short_repr(self.mechanism)}")
         if not isinstance(self.plus_identity, bool):
@@ -187,7 +187,7 @@ class LinearAttention(Layer):
 
     def __post_init__(self) -> None:
         _require_weights(self)
-        require_layer(f"the keys of {type(self).__name__}", self.keys)
+        require_branches(self, keys=self.keys)
 
     def output_shape(self, shape: Shape) -> Shape:
         require_image(self, shape, padded=True)

@@ -368,6 +368,12 @@ def require_layer(what: str, value: object) -> None:
         raise LayerError(f"{what} must be a layer, got {short_repr(value)}{instead_of_layer(value)}")
 
 
+def require_branches(layer: Layer, **branches: object) -> None:
+    """Refuse branches of a layer that are none; the errors name them."""
+    for name, branch in branches.items():
+        require_layer(f"the {name} of {type(layer).__name__}", branch)
+
+
 def instead_of_layer(value: object) -> str:
     """End an error about what is no layer: say what to write for layers in a list, and for what makes a layer."""
     if isinstance(value, type) and issubclass(value, Layer):

@@ -5,15 +5,10 @@ from functools import reduce
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.inputs import is_number, is_whole_number
-from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape, require_layer
+from cntk_pipeline.layers.base import WHEN_CHANGED, Graph, Layer, Shape, require_branches
 
 MOST_TIMES = 1000
 """Of `Repeat`: a thousand steps of a contraction by 0.96 leave less of its error than float64 holds."""
-
-
-def _require_layers(layer: Layer, **branches: object) -> None:
-    for name, branch in branches.items():
-        require_layer(f"the {name} of {type(layer).__name__}", branch)
 
 
 def _shape_behind(layer: Layer, shape: Shape, **branches: Layer) -> tuple[Shape, Shape]:
@@ -50,7 +45,7 @@ class Product(Layer):
     gate: Layer
 
     def __post_init__(self) -> None:
-        _require_layers(self, branch=self.branch, gate=self.gate)
+        require_branches(self, branch=self.branch, gate=self.gate)
 
     @property
     def inner(self) -> tuple[Layer, ...]:
@@ -94,7 +89,7 @@ class Concatenate(Layer):
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        _require_layers(self, first=self.first, second=self.second)
+        require_branches(self, first=self.first, second=self.second)
         if not is_number(self.share) or not 0 < self.share < 1:
             raise LayerError(f"share must lie between 0 and 1, got {self.share!r}")
 
@@ -143,7 +138,7 @@ class Repeat(Layer):
     jump: bool = field(default=False, metadata=WHEN_CHANGED)
 
     def __post_init__(self) -> None:
-        _require_layers(self, block=self.block)
+        require_branches(self, block=self.block)
         if not is_whole_number(self.times) or not 1 <= self.times <= MOST_TIMES:
             raise LayerError(f"times must be a whole number from 1 to {MOST_TIMES}, got {self.times!r}")
         if not isinstance(self.inject, bool):

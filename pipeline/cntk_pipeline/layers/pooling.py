@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.inputs import is_whole_number
+from cntk_pipeline.inputs import is_whole_number, short_repr
 from cntk_pipeline.layers.base import Graph, Layer, Shape, read_pair, require_image, require_positions, require_wide
 from cntk_pipeline.layers.rectifiers import AbsDifference
 from cntk_pipeline.layers.refused import PAGE
@@ -68,7 +68,7 @@ def _check(layer: "AvgPool | MaxPool | SumPool") -> None:
 
 def _require_edges(value: object) -> None:
     if not isinstance(value, int) or value not in (0, 1):  # 1 and 0 of older files too
-        raise LayerError(f"normalize_edges must be True or False, got {value!r}")
+        raise LayerError(f"normalize_edges must be True or False, got {short_repr(value)}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers.base import Graph, Layer, Shape, require_layer
+from cntk_pipeline.layers.base import Graph, Layer, Shape, require_branches
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Residual(Layer):
     shortcut: Layer = Identity()
 
     def __post_init__(self) -> None:
-        for name, layer in (("branch", self.branch), ("shortcut", self.shortcut)):
-            require_layer(f"the {name} of Residual", layer)
+        require_branches(self, branch=self.branch, shortcut=self.shortcut)
 
     @property
     def inner(self) -> tuple[Layer, ...]:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -220,16 +220,15 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     """
     there = phases.run
     assert isinstance(there, PredictionDirectory)
-    for verify in (False, True):
-        board = Board.shown_by(phases.executor, str(there.path)) if verify else phases.board  # counts begin again
-        phases, outcome = replace(phases, verify=verify, board=board), Outcome()
+    for _ in range(2):
+        outcome = Outcome()
         for phase, jobs in _phases(there, system, question):
             if not outcome.failed:
                 outcome = phases.run_jobs(phase, jobs)
-        damaged = [error for error in outcome.failed.values() if isinstance(error, CorruptTile)]
+        damaged = outcome.damaged
         if not damaged:
             break
-        phases.view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
+        phases = phases.checking_all(damaged[0])
     else:
         raise CorruptTile(
             f"{damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same command "

@@ -535,12 +535,10 @@ def _compute(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> Non
     """Compute what is left; where a tile is found damaged, check all and begin again, `REPAIRS` times at most."""
     for _ in range(REPAIRS):
         outcomes = _pass(phases, config, nodes)
-        failed = [error for outcome in outcomes for error in outcome.failed.values()]
-        damaged = [error for error in failed if isinstance(error, CorruptTile)]
+        damaged = [error for outcome in outcomes for error in outcome.damaged]
         if not damaged:
             break
-        phases.view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
-        phases = replace(phases, verify=True, board=Board.shown_by(phases.executor, str(phases.run.path)))
+        phases = phases.checking_all(damaged[0])
     for outcome in outcomes:
         outcome.require()
 
