@@ -27,10 +27,17 @@ TOGETHER = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 # The fast tests; the examples of `finite` import torch, which takes seconds.
 FAST := -m "not slow" --ignore=pipeline/cntk_pipeline/finite
 
+# Machine code of the package is kept for later checkouts too, since it takes each three minutes of a core; the folder
+# `cntk` beside the sources is where `kernels.code_cache` looks, and keeps sixteen sets of sources.
+MACHINE_CODE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cntk-checkouts
+BESIDE := pipeline/cntk_pipeline/kernels/__pycache__/cntk
+$(BESIDE):
+	-@mkdir -p "$(MACHINE_CODE)" $(@D) && ln -sfn "$(MACHINE_CODE)" $@
+
 check: $(VENV)/.installed-test
 	@$(MAKE) --no-print-directory --jobs 2 lint fast
 
-fast: $(VENV)/.installed-test
+fast: $(VENV)/.installed-test | $(BESIDE)
 	$(BIN)/python -m pytest -q $(FAST) $(SHARED)
 
 test: $(VENV)/.installed-test
@@ -73,7 +80,7 @@ chaos: $(VENV)/.installed-test
 # Compiles what most tests compute with, once: their processes would each do so, at the same time.
 WARM := from numpy import ones; from cntk_pipeline import kernel_matrix; from cntk_pipeline.layers.presets import cntk; \
     [kernel_matrix(cntk(3, pooling="gap"), ones((2, 8, 8, 1)), dtype=name, n_jobs=1) for name in ("float32", "float64")]
-warm: $(VENV)/.installed-test
+warm: $(VENV)/.installed-test | $(BESIDE)
 	@$(BIN)/python -c '$(WARM)'
 
 lint: $(VENV)/.installed-test
@@ -82,7 +89,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build runs
+	rm -rf $(VENV) $(LOWEST) build runs "$(MACHINE_CODE)"/*
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
