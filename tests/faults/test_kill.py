@@ -42,12 +42,12 @@ ITERATIONS = {
 COMPUTED = ITERATIONS | {"solve": ITERATIONS["solve"] | {"kernel_bytes": 0}}
 """The same, with tiles of the kernel that each pass computes."""
 FACTOR = {
-    "data": {"source": "digits", "train": 1200, "test": 30},
+    "data": {"source": "digits", "train": 720, "test": 30},
     "readouts": {"depths": [2], "poolings": ["flatten"]},
     "kernel": {"tile": 60},
     "solve": {"ridges": [1e-2], "tile": 60},
 }
-"""230 tiles of a factor, each quick."""
+"""90 tiles of a factor, each quick."""
 
 ON_CENTRES = {"solver": "centres", "centres": 60, "ridges": [1e-2], "tile": 16}
 CHOICES = {
@@ -163,7 +163,7 @@ def test_workers_killed_within_a_factorisation_cost_the_tiles_in_flight_and_no_b
     driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    kills = sorted(random.Random(4).sample(range(10, 200), 5))
+    kills = sorted(random.Random(4).sample(range(8, 75), 3))
     for count in kills:
         wait_for_receipts(path, driver, count, "factor")
         computing_worker(path, driver).kill()
