@@ -32,7 +32,7 @@ from cntk_pipeline.workflow.report import make_report
 KILLS = int(os.environ.get("CNTK_KILLS", "4"))
 
 MANY = {
-    "data": {"source": "digits", "train": 1500, "test": 30},
+    "data": {"source": "digits", "train": 1500 if KILLS > 10 else 750, "test": 30},
     "readouts": {"depths": [2], "poolings": ["flatten"]},
     "kernel": {"tile": 50},
     "solve": {"ridges": [1e-2], "tile": 50},
