@@ -70,7 +70,8 @@ real-kubernetes: $(VENV)/.installed-test
 FUZZ_SECONDS ?= 180
 SOAK_SECONDS ?= 900
 chaos: $(VENV)/.installed-test
-	CNTK_KILLS=100 CNTK_DAMAGES=1 CNTK_OPERATIONS_STEP=1 CNTK_SCHEDULES=10000 CNTK_SOAK_SECONDS=$(SOAK_SECONDS) \
+	CNTK_KILLS=100 CNTK_DAMAGES=1 CNTK_OPERATIONS_STEP=1 CNTK_POWER_CUTS=200 CNTK_SCHEDULES=10000 \
+	    CNTK_SOAK_SECONDS=$(SOAK_SECONDS) \
 	    $(BIN)/python -m pytest -s tests/faults
 	CNTK_FUZZ=20 $(BIN)/python -m pytest tests/rundir/test_records.py
 	@if $(BIN)/python -m pip install --quiet --only-binary :all: --editable '.[fuzz]'; then \
