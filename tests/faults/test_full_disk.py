@@ -174,7 +174,7 @@ def test_a_file_beyond_the_limit_on_file_sizes_is_an_error_that_names_it(tmp_pat
         "    print(error)\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "file"],
+        [sys.executable, "-B", "-c", code, tmp_path / "file"],  # bytecode would be cut to the limit
         capture_output=True,
         text=True,
         preexec_fn=limited_file_size(4096),
@@ -186,8 +186,9 @@ def test_a_file_beyond_the_limit_on_file_sizes_is_an_error_that_names_it(tmp_pat
 
 
 def test_a_run_under_a_limit_on_file_sizes_ends_with_a_line_that_names_it(
-    small_config: Callable[..., RunConfig], tmp_path: LocalPath
+    small_config: Callable[..., RunConfig], tmp_path: LocalPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would be cut to the limit
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
     try:

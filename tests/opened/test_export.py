@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,7 +181,10 @@ def test_a_place_where_no_folder_can_lie_is_an_error_and_leaves_nothing(run_smal
 
 
 @pytest.mark.parametrize("form", ["npz", "csv"])
-def test_a_limit_on_file_sizes_is_named_and_leaves_nothing(run_small: Run, tmp_path: Path, form: Any) -> None:
+def test_a_limit_on_file_sizes_is_named_and_leaves_nothing(
+    run_small: Run, tmp_path: Path, form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would be cut to the limit
     run = run_small(readouts={"poolings": ["gap"], "kinds": ["ntk"]})
     plan = plan_export(run, (), form, kernels=True)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
