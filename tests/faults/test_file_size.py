@@ -1,12 +1,13 @@
 """A limit on the size of files stops a run, and what it says to do next is what goes on."""
 
-import os
+import functools
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.commands import Commands, environment
 
 WORKFLOW = """
 data = {source = "digits", train = 20, test = 10}
@@ -18,11 +19,11 @@ store.path = "there"
 """
 
 
-def cntk(*arguments: str, cwd: Path, limit: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess[str]:
+def limited(limit: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cntk_pipeline.cli", *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "pipeline")},
+        env=environment(PYTHONDONTWRITEBYTECODE="1"),  # Python would leave bytecode cut to the limit beside the sources
         capture_output=True,
         text=True,
         timeout=120,
@@ -30,10 +31,19 @@ def cntk(*arguments: str, cwd: Path, limit: int = resource.RLIM_INFINITY) -> sub
     )
 
 
+@functools.cache
+def commands() -> Commands:
+    return Commands(environment())
+
+
+def cntk(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return commands().run(*arguments, folder=cwd, scratch=cwd)
+
+
 @pytest.mark.parametrize("limit", [100, 1500, 4096, 6000])  # run.json, workflow.json, images, tiles
 def test_what_a_limit_on_files_says_to_do_next_goes_on(tmp_path: Path, limit: int) -> None:
     (tmp_path / "w.toml").write_text(WORKFLOW)
-    stopped = cntk("run", "w.toml", cwd=tmp_path, limit=limit)
+    stopped = limited(limit, "run", "w.toml", cwd=tmp_path)
     assert stopped.returncode == 1
     assert "Traceback" not in stopped.stderr
     if "could not be begun: File too large" in stopped.stderr:
