@@ -24,7 +24,7 @@ network = {{ preset = "cntk" }}
 readouts = {{ depths = [2], poolings = ["flatten"] }}
 kernel = {{ tile = 8 }}
 solve = {{ ridges = [1e-2], tile = 8 }}
-cluster = {{ kind = "{kind}" }}
+cluster = {{ kind = "local" }}
 """
 
 
@@ -48,10 +48,9 @@ def command(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["serial", "local"])
 @pytest.mark.parametrize("verb", ["run", "submit"])
-def test_a_run_imports_nothing_from_where_it_is_started(place: Path, small_npz: Path, verb: str, kind: str) -> None:
-    (place / "small.toml").write_text(WORKFLOW.format(data=small_npz, kind=kind))
+def test_a_run_imports_nothing_from_where_it_is_started(place: Path, small_npz: Path, verb: str) -> None:
+    (place / "small.toml").write_text(WORKFLOW.format(data=small_npz))
     said = command(place, verb, "small.toml", "--store", "run")
     assert said.returncode == 0, said.stderr
     wait_until(lambda: make_report(RunDirectory(place / "run")).complete, "the end of the run")
