@@ -142,9 +142,7 @@ LOOKS = {
     "docs/workflow": (NARROW,),
     "examples/uncertainty": (NARROW,),
     "docs/gallery/index": (WIDE,),
-    "docs/gallery/killed_and_resumed": (WIDE,),
     "examples/classify_digits": (WIDE,),
-    "examples/image_folder": (WIDE,),
 }
 """A page of each kind is looked at in both widths."""
 
