@@ -6,6 +6,7 @@ of the journal taken without their checksums, and without the look for the chunk
 """
 
 import itertools
+import os
 import random
 import shutil
 import threading
@@ -30,6 +31,9 @@ from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
+
+FLIPS, OTHERS = (500, 20) if "CNTK_DAMAGES" in os.environ else (150, 10)
+"""Flipped bits; and swaps, and garbled files of each record."""
 
 Contents = dict[str, bytes]
 Damage = Callable[[bytes, random.Random], bytes]
@@ -88,7 +92,7 @@ def copied(whole: Path, where: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("damage", "count"), [(flip, 500), (cut, 100), (empty, 20), (lengthen, 20), (zero, 20)], ids=lambda x: str(x)[:14]
+    ("damage", "count"), [(flip, FLIPS), (cut, 100), (empty, 20), (lengthen, 20), (zero, 20)], ids=lambda x: str(x)[:14]
 )
 def test_a_damaged_chunk_is_found_and_computed_again(whole: Path, tmp_path: Path, damage: Damage, count: int) -> None:
     rng, truth = random.Random(count), chunks(whole)
@@ -128,7 +132,7 @@ def test_chunks_that_changed_places_are_found_by_their_receipts(
     for name in sorted(truth):
         alike.setdefault(len(truth[name]), []).append(name)
     unseen = count = 0
-    while count < 20:
+    while count < OTHERS:
         one, other = rng.sample(rng.choice([names for names in alike.values() if len(names) > 1]), 2)
         if truth[one] == truth[other]:
             continue
@@ -155,7 +159,7 @@ def test_damaged_records_are_named_or_done_without_and_never_written_over(
 ) -> None:
     rng, truth = random.Random(what), chunks(whole)
     named = mended = wrong = 0
-    for _ in range(20):
+    for _ in range(OTHERS):
         path = copied(whole, tmp_path / "run")
         place = path / what
         files = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else sorted(path.rglob(what))
