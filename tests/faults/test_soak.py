@@ -36,6 +36,9 @@ RECOUNTED = ("iterations.json", "ridge_path.zarr", "solve.json", "released.json"
 
 MOST_COMMANDS = 40
 
+MOST_DISTURBANCES = 6 if SECONDS > 60 else 3
+"""Of one run: a short soak is one."""
+
 NAMES = [name for name in WORKFLOWS if name != "grown"]
 
 
@@ -194,7 +197,7 @@ def episode(soak: Soak, number: int) -> str:
     truth, file = soak.truth(name, kind), soak.workflow(name, kind)
     path, originals = soak.disk / f"run{number}", {}
     run, resume = ("run", file, "--store", path), ("resume", path)
-    disturbances = rng.randrange(1, 7)
+    disturbances = rng.randint(1, MOST_DISTURBANCES)
     words: tuple[object, ...] = run
     for count in range(MOST_COMMANDS):
         calm = count >= disturbances
