@@ -35,7 +35,7 @@ from cntk_pipeline.workflow.report import make_report
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
-SHARE = float(os.environ.get("CNTK_DAMAGES", "0.03"))
+SHARE = float(os.environ.get("CNTK_DAMAGES", "0.05"))
 
 BASE = {
     "data": {"train": 20, "test": 5},
