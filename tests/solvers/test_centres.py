@@ -251,7 +251,7 @@ def test_new_images_are_predicted_with_their_deviations(
 ) -> None:
     from cntk_pipeline.datasets.unlabelled import Unlabelled
     from cntk_pipeline.opened.new_images import like_of
-    from cntk_pipeline.opened.predicting import Question, predict_images
+    from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
 
     run = on_centres(inference={"posterior_variance": True})
     with np.load(small_npz) as stored:

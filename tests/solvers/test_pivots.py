@@ -22,7 +22,7 @@ from cntk_pipeline.estimators.run_memory import RunMemory
 from cntk_pipeline.gram import pivots
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.opened.new_images import like_of
-from cntk_pipeline.opened.predicting import Question, predict_images
+from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
 from cntk_pipeline.opened.run import open_run
 from cntk_pipeline.regression import choose_centres
 from cntk_pipeline.regression.pivots import Block
