@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.clusters.memory import TileNeed, kernel_task_bytes
+from cntk_pipeline.clusters.memory import TileNeed
 from cntk_pipeline.clusters.table import cluster_of, current_job
 from cntk_pipeline.clusters.trust import Trusted, read_trusted
 from cntk_pipeline.datasets.unlabelled import Unlabelled
@@ -20,6 +20,7 @@ from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code
+from cntk_pipeline.gram.memory import kernel_task_bytes
 from cntk_pipeline.opened.columns import predicted_of
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.new_images import NewImages
