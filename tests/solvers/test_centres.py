@@ -12,7 +12,7 @@ import pytest
 from support.problems import TEST, TRAIN, Recorder, chunks_of, whole_matrix
 from support.systems import ONE
 
-from cntk_pipeline.cli.display import show_plan
+from cntk_pipeline.cli.plan import show_plan
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets

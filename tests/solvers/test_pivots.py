@@ -11,7 +11,8 @@ from support.problems import TEST, TRAIN, Recorder, Stopper, chunks_of, flip_bit
 from support.restarts import forget
 from support.systems import ONE
 
-from cntk_pipeline.cli.display import show_plan, show_stages
+from cntk_pipeline.cli.plan import show_plan
+from cntk_pipeline.cli.status import show_stages
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.datasets.unlabelled import Unlabelled
