@@ -66,14 +66,14 @@ real-kubernetes: $(VENV)/.installed-test
 	CNTK_REQUIRE_REAL=1 CNTK_KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest -s tests/real/test_kubernetes.py
 
 # A hundred kills of workers and of drivers, on this machine; each prints what it cost; a fault at every operation, every
-# damage of every file, 10,000 schedules; a soak of 15 minutes. Then garbled records, by the thousand.
+# damage of every file, 10,000 schedules; a soak of 15 minutes. Then garbled records, by the thousand, and random networks.
 FUZZ_SECONDS ?= 180
 SOAK_SECONDS ?= 900
 chaos: $(VENV)/.installed-test
 	CNTK_KILLS=100 CNTK_DAMAGES=1 CNTK_OPERATIONS_STEP=1 CNTK_POWER_CUTS=200 CNTK_SCHEDULES=10000 \
 	    CNTK_SOAK_SECONDS=$(SOAK_SECONDS) \
 	    $(BIN)/python -m pytest -s tests/faults
-	CNTK_FUZZ=20 $(BIN)/python -m pytest tests/rundir/test_records.py
+	CNTK_FUZZ=20 CNTK_NETWORKS=200 $(BIN)/python -m pytest tests/rundir/test_records.py tests/kernels/test_twin.py
 	@if $(BIN)/python -m pip install --quiet --only-binary :all: --editable '.[fuzz]'; then \
 	    PYTHONPATH=. $(BIN)/python tests/faults/fuzz/readers.py $(VENV)/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
 	else echo "atheris has no wheel for this Python: readers are fuzzed by hypothesis alone"; fi

@@ -24,6 +24,7 @@ from support.s3_server import PROGRAMS, s3_server
 from threadpoolctl import threadpool_limits
 
 from cntk_pipeline.config import RunConfig, parse_config
+from cntk_pipeline.kernels import timing
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.signature import KEY_VARIABLE
@@ -142,6 +143,14 @@ def one_thread_a_product() -> Iterator[None]:
     Processes that tests start have their own setting.
     """
     with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_samples() -> Iterator[None]:
+    """Let a plan of this process measure a pair for a moment, as most tests of plans ask nothing of its seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "SAMPLE_SECONDS", 0.02)
         yield
 
 

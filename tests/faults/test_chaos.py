@@ -44,7 +44,7 @@ FEW = {
 }
 
 ONE = FEW | {
-    "readouts": {"depths": [50], "poolings": ["gap"]},
+    "readouts": {"depths": [20], "poolings": ["gap"]},
     "kernel": {"tile": 150},
 }
 """A kernel of one tile, which takes seconds."""

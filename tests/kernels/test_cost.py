@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from cntk_pipeline.kernels import CpuEvaluator, cost, lower, measure_pair, quick_part
-from cntk_pipeline.kernels.cost import guess_pair_seconds, part_of
+from cntk_pipeline.kernels.cost import SAMPLE_SECONDS, guess_pair_seconds, part_of
 from cntk_pipeline.kernels.timing import time_pairs
 from cntk_pipeline.layers import presets
+
+
+@pytest.fixture(autouse=True)
+def samples_of_users(monkeypatch):
+    monkeypatch.setattr("cntk_pipeline.kernels.timing.SAMPLE_SECONDS", SAMPLE_SECONDS)
 
 
 def program(size, depth=3, pooling="gap"):

@@ -1,5 +1,7 @@
 """The engine against the naive twin: one network for each layer, and networks that hypothesis builds of them all."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -388,7 +390,7 @@ def cases(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=int(os.environ.get("CNTK_NETWORKS", "120")), deadline=None, derandomize=True)
 @given(case=cases())
 @example(
     case=(
