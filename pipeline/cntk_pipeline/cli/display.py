@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # a display of a state needs neither the driver nor a plan
     from cntk_pipeline.driver.driver import Progress as DriverProgress
     from cntk_pipeline.workflow.plan import Plan
     from cntk_pipeline.workflow.report import CentresReport, RunReport, SolveReport
-    from cntk_pipeline.workflow.ways import Way
 
 PLAIN_SECONDS, PLAIN_SHARE, QUIET_SECONDS = 30.0, 0.05, 600.0
 """Distance of progress lines where the output is no terminal: at least half a minute and a twentieth of the stage, but
@@ -178,29 +177,32 @@ def show_plan(plan: "Plan") -> None:
             "how many it takes is not known beforehand"
         )
     if plan.ways:
-        _show_ways(plan.ways, plan.train)
+        _show_ways(plan)
     out.print(
         f"tiles of {plan.tile} samples, in the solve {plan.factor_tile}; "
         f"memory per worker about {bytes_text(plan.memory_bytes)}"
     )
 
 
-def _show_ways(ways: "tuple[Way, ...]", train: int) -> None:
-    """Show what the systems cost with the kernel stored, computed again in each pass, or of centres."""
+def _show_ways(plan: "Plan") -> None:
+    """Show what the systems cost in each way, and which one is cheapest."""
     from cntk_pipeline.workflow.ways import CENTRES, PASSES, cheapest
 
+    ways, centres = plan.ways, min(CENTRES, plan.train) if plan.centres is None else plan.centres
     said = {
-        "stored": "stored as a whole",
+        "factored": "stored, and factored",
+        "stored": f"stored, and read in each of {PASSES} passes",
         "recomputed": f"computed again in each of {PASSES} passes",
-        "centres": f"of {min(CENTRES, train):,} centres, another regression",
+        "centres": f"of {centres:,} centres, another regression",
     }
     table = Table("the kernel", "written", "time", "", box=None, pad_edge=False)
     for way in ways:
-        fits = "" if way.fits else "more than is free on the disk"
+        fits = "" if way.fits else "more than is free"
         table.add_row(said[way.name], bytes_text(way.written_bytes), seconds_text(way.seconds), fits)
     for column in table.columns[1:3]:
         column.justify = "right"
     out.print(table)
+    out.print(", ".join(f"asked for: {said[way.name]}" for way in ways if way.is_asked))
     best, exact = cheapest(ways, exact=False), cheapest(ways, exact=True)
     if best is None:
         out.print("no way fits the disk")
