@@ -283,9 +283,7 @@ def print_sharing(console: Console, turns: int) -> None:
     ratio, count = measure_readouts(turns)
     console.print(f"{count} read-outs (5 depths; V, GAP and 3 radii; 16 x 16): {ratio:.2f} times the deepest alone")
     ratio, count = measure_calls(turns)
-    console.print(
-        f"{count} calls of kernel_matrix (CNTK-V, 4 depths, both kinds): {ratio:.2f} times one of kernel_matrices"
-    )
+    console.print(f"{count} calls (CNTK-V of 4 depths, both kinds): {ratio:.2f} times one of kernel_matrices")
 
 
 def main() -> None:
