@@ -44,12 +44,12 @@ SMALL = {
     "readouts": {"depths": [2], "poolings": ["flatten"]},
     "kernel": {"tile": 30},
 }
-ITERATIONS = {"ridges": [1e-2], "solver": "cg", "tile": 30, "rank": 8, "tolerance": 1e-3}
+ITERATIONS = {"ridges": [1e-2], "solver": "cg", "tile": 60, "rank": 8, "tolerance": 1e-2}
 ON_CENTRES = {"ridges": [1e-2], "solver": "centres", "tile": 30, "centres": 60}
 RESULTS = {name: True for name in ("leave_one_out", "learning_curve", "posterior_variance", "evidence", "calibration")}
 WAYS = {
-    "read": SMALL | {"solve": ITERATIONS},
-    "computed": SMALL | {"solve": ITERATIONS | {"kernel_bytes": 0}},
+    "read": SMALL | {"kernel": {"tile": 60}, "solve": ITERATIONS},
+    "computed": SMALL | {"kernel": {"tile": 60}, "solve": ITERATIONS | {"kernel_bytes": 0}},
     "random": SMALL | {"solve": ON_CENTRES | {"centre_choice": "random"}, "inference": RESULTS},
     "rpcholesky": SMALL | {"solve": ON_CENTRES | {"centre_choice": "rpcholesky"}},
 }
@@ -170,7 +170,8 @@ def test_processes_killed_at_each_stage_of_a_run_without_a_factor_cost_a_tile_ea
     tiles = begun(path)
     assert set(tiles) == set(begun(whole.path))
     again = len(tiles) - len(set(tiles))
-    assert again <= len(GATES[way])
+    # A driver that goes on takes the tile over as it lies there; a driver that has lost a worker has it computed anew.
+    assert again == (len(GATES[way]) if kind == "local" else 0)
     print(f"{len(GATES[way])} processes killed: {again} of {len(set(tiles))} tiles computed again")
     assert whole_chunks_of(path) == whole_chunks_of(Path(whole.path))
     assert make_report(RunDirectory(path)).complete
