@@ -1,6 +1,6 @@
 """Measures how fast tiles are computed, against what the arithmetic alone would take.
 
-Run: ``python benchmarks/tile.py``; ``--quick`` for the first lines only.
+Run: ``python benchmarks/tile.py``; ``--quick`` for the first lines only, ``--sharing`` for networks that share layers.
 
 The unit is nanoseconds per plane entry and core: a plane entry is one pair of positions of one pair of images in one
 layer, which is a convolution with its ReLU, covariance and tangent. What it costs:
@@ -18,6 +18,7 @@ and its pace changes: times are the best of several turns, ratios the median of 
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -31,6 +32,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from cntk_pipeline import kernel_matrices, kernel_matrix
 from cntk_pipeline.kernels import CpuEvaluator, lower
 from cntk_pipeline.kernels.jit import jit
 from cntk_pipeline.kernels.lanes import LANES, address, call
@@ -261,17 +263,44 @@ def measure_readouts(turns: int, size: int = 16) -> tuple[float, int]:
     return float(np.median(ratios[1:])), len(everything)
 
 
+def measure_calls(turns: int, count: int = 200) -> tuple[float, int]:
+    """Return what kernels cost in a call each, relative to one call of `kernel_matrices`, and their number."""
+    images = np.random.default_rng(3).standard_normal((count, 32, 32, 3)).astype(np.float32)
+    networks, kinds = [presets.cntk(depth) for depth in (3, 6, 11, 21)], ("nngp", "ntk")
+    ratios = []
+    for _ in range(turns + 1):
+        begin = time.process_time()
+        kernel_matrices(networks, images, kinds=kinds)
+        middle = time.process_time()
+        for network, kind in itertools.product(networks, kinds):
+            kernel_matrix(network, images, kind=kind)
+        ratios.append((time.process_time() - middle) / (middle - begin))
+    return float(np.median(ratios[1:])), len(networks) * len(kinds)
+
+
+def print_sharing(console: Console, turns: int) -> None:
+    """Print what networks that share layers cost together, against the deepest one, and against a call for each."""
+    ratio, count = measure_readouts(turns)
+    console.print(f"{count} read-outs (5 depths; V, GAP and 3 radii; 16 x 16): {ratio:.2f} times the deepest alone")
+    ratio, count = measure_calls(turns)
+    console.print(f"{count} calls (CNTK-V of 4 depths, both kinds): {ratio:.2f} times one of kernel_matrices")
+
+
 def main() -> None:
     """Print one line for each case, then what is compared beside them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=5, help="turns, of which the best counts (default 5)")
     parser.add_argument("--quick", action="store_true", help="only the first four lines")
+    parser.add_argument("--sharing", action="store_true", help="only what networks that share layers cost together")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
         print_memory(arguments.memory)
         return
     console = Console(width=110)
+    if arguments.sharing:
+        print_sharing(console, arguments.turns)
+        return
     table = Table("network", "pixels", "dtype", "tile", "ns", "floor ns", "to floor", "to other", "a kernel entry")
     listed = cases()
     for case in listed[: 4 if arguments.quick else None]:
@@ -287,8 +316,7 @@ def main() -> None:
     console.print(table)
     if arguments.quick:
         return
-    ratio, count = measure_readouts(arguments.turns)
-    console.print(f"{count} read-outs (5 depths; V, GAP and 3 radii; 16 x 16): {ratio:.2f} times the deepest alone")
+    print_sharing(console, arguments.turns)
     console.print(f"both of {os.cpu_count()} cores: {measure_both_cores(arguments.turns):.2f} times one")
     for name in ("Myrtle-5", "Myrtle-10", "ResNet-20, pooling"):
         tile, start = measure_memory(next(case for case in cases() if case.name == name))

@@ -1,7 +1,6 @@
 """Real processes, killed in the middle of a run: nothing is lost, nothing is wrong, little is computed twice."""
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -9,12 +8,12 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from faults.test_chaos import Undisturbed
+from support.gates import killed_at, start_gated
 from support.problems import Recorder, chunks_of, require_same
 from support.processes import (
     KERNELS,
@@ -22,11 +21,8 @@ from support.processes import (
     WORKERS,
     begun,
     computing_worker,
-    receipts,
     start_driver,
     wait_for_receipts,
-    wait_until,
-    wait_while,
     workflow,
 )
 
@@ -35,12 +31,6 @@ from cntk_pipeline.tiling import lower_tiles
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
-ITERATIONS = {
-    "readouts": {"depths": [3], "poolings": ["flatten"]},
-    "solve": {"ridges": [1e-2], "solver": "cg", "tile": 32, "rank": 8},
-}
-COMPUTED = ITERATIONS | {"solve": ITERATIONS["solve"] | {"kernel_bytes": 0}}
-"""The same, with tiles of the kernel that each pass computes."""
 FACTOR = {
     "data": {"source": "digits", "train": 720, "test": 30},
     "readouts": {"depths": [2], "poolings": ["flatten"]},
@@ -49,21 +39,38 @@ FACTOR = {
 }
 """90 tiles of a factor, each quick."""
 
-ON_CENTRES = {"solver": "centres", "centres": 60, "ridges": [1e-2], "tile": 16}
-CHOICES = {
-    choice: {
-        "data": {"source": "digits", "train": 300, "test": 30},
-        "readouts": {"depths": [3], "poolings": ["gap"]},
-        "solve": ON_CENTRES | {"centre_choice": choice},
-        "inference": {"leave_one_out": True},
-    }
-    for choice in ("random", "rpcholesky")
+SMALL = {
+    "data": {"source": "digits", "train": 120, "test": 30},
+    "readouts": {"depths": [2], "poolings": ["flatten"]},
+    "kernel": {"tile": 30},
 }
-STAGES = {
-    "random": ("train", "centre_factor", "normal_factor"),
-    "rpcholesky": ("pivots", "residual_diagonal", "test", "normal_equations", "coefficients"),
+ITERATIONS = {"ridges": [1e-2], "solver": "cg", "tile": 60, "rank": 8, "tolerance": 1e-2}
+ON_CENTRES = {"ridges": [1e-2], "solver": "centres", "tile": 30, "centres": 60}
+RESULTS = {name: True for name in ("leave_one_out", "learning_curve", "posterior_variance", "evidence", "calibration")}
+WAYS = {
+    "read": SMALL | {"kernel": {"tile": 60}, "solve": ITERATIONS},
+    "computed": SMALL | {"kernel": {"tile": 60}, "solve": ITERATIONS | {"kernel_bytes": 0}},
+    "random": SMALL | {"solve": ON_CENTRES | {"centre_choice": "random"}, "inference": RESULTS},
+    "rpcholesky": SMALL | {"solve": ON_CENTRES | {"centre_choice": "rpcholesky"}},
 }
-"""The stages of a run on centres, in the order in which they begin, each with one of the choices."""
+"""Runs without a factor: of conjugate gradients with a kernel that is stored, or computed in each pass; of centres."""
+
+GATES = {
+    "read": ("sketch", "product 2", "step 3"),
+    "computed": (
+        *("train", "test", "sketch", "basis", "step", "product 2", "sum 2", "step 3"),
+        *("coefficients", "residual"),
+    ),
+    "random": (
+        *("train", "test", "variance", "train_variance", "centre_factor", "normal_equations", "normal_factor"),
+        *("coefficients", "mean", "residual", *RESULTS),
+    ),
+    "rpcholesky": ("train_variance", "pivots", "train", "residual_diagonal", "test"),
+}
+"""The stages of each at which a process is killed; of iterations and their products also a later row than the first.
+
+Stages that do the same in two ways are left out of one.
+"""
 
 
 @pytest.fixture
@@ -122,42 +129,6 @@ def test_a_machine_that_goes_down_costs_the_tiles_in_flight(
     require_same(run, undisturbed(KERNELS))
 
 
-@pytest.mark.parametrize(
-    ("driver", "sections"),
-    [(ITERATIONS, ITERATIONS), (COMPUTED, COMPUTED)],
-    indirect=["driver"],
-    ids=["read", "computed"],
-)
-def test_a_worker_and_a_driver_killed_within_iterations_cost_what_was_in_flight_and_no_bit(
-    driver: subprocess.Popen[bytes], sections: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
-) -> None:
-    path = tmp_path / "run"
-    wait_for_iteration(path, driver, 3)
-    computing_worker(path, driver).kill()
-    wait_for_iteration(path, driver, 8)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    whole = undisturbed(sections)  # not before: the driver would be at its end by then
-    name = make_report(whole).solves[0].name
-    run = runs.start(workflow(path, "serial", sections), Recorder(), threading.Event())
-    tiles = begun(path)
-    assert set(tiles) == set(begun(whole.path))
-    assert len(tiles) - len(set(tiles)) <= 1 + WORKERS
-    # One process and two workers, undisturbed and killed: the same sums in the same order.
-    found, expected = (each.solved(name, "coefficients").read(0, 0) for each in (run, whole))
-    np.testing.assert_array_equal(found, expected)
-    assert make_report(run).complete
-
-
-def wait_for_iteration(path: Path, driver: subprocess.Popen[bytes], number: int) -> None:
-    """Wait until the only solve of a run has come so far."""
-    wait_while(
-        driver,
-        lambda: any(json.loads(file.read_text())["last"] >= number for file in path.glob("solve/*/iterations.json")),
-        f"iteration {number}",
-    )
-
-
 @pytest.mark.parametrize("driver", [FACTOR], indirect=True)
 def test_workers_killed_within_a_factorisation_cost_the_tiles_in_flight_and_no_bit(
     driver: subprocess.Popen[bytes], undisturbed: Undisturbed, tmp_path: Path
@@ -184,54 +155,28 @@ def test_workers_killed_within_a_factorisation_cost_the_tiles_in_flight_and_no_b
     assert make_report(run).complete
 
 
-def wait_for_stage(path: Path, driver: subprocess.Popen[bytes], stage: str) -> None:
-    """Wait until a tile of a stage is done, or the driver has ended, which was too fast to be killed there."""
-    wait_until(lambda: receipts(path, stage) > 0 or driver.poll() is not None, f"a tile of {stage}")
-
-
 def whole_chunks_of(path: Path) -> dict[str, bytes]:
     """Read all chunks of a run, without what a killed writer left half-written, which the next driver sweeps."""
     return {name: content for name, content in chunks_of(path).items() if not name.endswith(".partial")}
 
 
-@pytest.mark.parametrize(("driver", "choice"), [(CHOICES[name], name) for name in CHOICES], indirect=["driver"])
-def test_workers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_flight_and_no_bit(
-    driver: subprocess.Popen[bytes], choice: str, undisturbed: Undisturbed, tmp_path: Path
+@pytest.mark.parametrize("kind", ["local", "serial"], ids=["workers", "drivers"])
+@pytest.mark.parametrize("way", WAYS)
+def test_processes_killed_at_each_stage_of_a_run_without_a_factor_cost_a_tile_each_and_no_bit(
+    way: str, kind: str, undisturbed: Undisturbed, tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    path, kills = tmp_path / "run", 0
-    for stage in STAGES[choice]:
-        wait_for_stage(path, driver, stage)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if driver.poll() is None:
-                computing_worker(path, driver).kill()
-                kills += 1
+    path, whole = tmp_path / "run", undisturbed(WAYS[way])
+    driver = start_gated(tmp_path, workflow(path, kind, WAYS[way]), GATES[way])
+    started.append(driver)
     assert driver.wait(PATIENCE_SECONDS) == 0
-    assert kills > len(STAGES[choice]) // 2
-    whole = undisturbed(CHOICES[choice])  # not before: the driver would be at its end by then
+    assert killed_at(tmp_path) == set(GATES[way])
     tiles = begun(path)
     assert set(tiles) == set(begun(whole.path))
-    assert len(tiles) - len(set(tiles)) <= 2 * kills
-    print(f"{kills} workers killed: {len(tiles) - len(set(tiles))} of {len(set(tiles))} tiles computed again")
+    again = len(tiles) - len(set(tiles))
+    # A driver that goes on takes the tile over as it lies there; a driver that has lost a worker has it computed anew.
+    # On a machine at five times its load, one worker more than those killed was lost at times.
+    kills = len(GATES[way])
+    assert (kills <= again <= 2 * kills) if kind == "local" else again == 0
+    print(f"{len(GATES[way])} processes killed: {again} of {len(set(tiles))} tiles computed again")
     assert whole_chunks_of(path) == whole_chunks_of(Path(whole.path))
-
-
-@pytest.mark.parametrize("choice", CHOICES)
-def test_drivers_killed_within_each_stage_of_a_run_on_centres_cost_the_tiles_in_flight_and_no_bit(
-    choice: str, undisturbed: Undisturbed, tmp_path: Path, started: list[subprocess.Popen[bytes]]
-) -> None:
-    whole, path, kills = undisturbed(CHOICES[choice]), tmp_path / "run", 0
-    for stage in STAGES[choice]:
-        driver = start_driver(tmp_path, workflow(path, "local", CHOICES[choice]))
-        started.append(driver)
-        wait_for_stage(path, driver, stage)
-        if driver.poll() is None:
-            os.killpg(driver.pid, signal.SIGKILL)
-            kills += 1
-        driver.wait()
-    assert kills > len(STAGES[choice]) // 2
-    runs.start(workflow(path, "serial", CHOICES[choice]), Recorder(), threading.Event())
-    tiles = begun(path)
-    assert set(tiles) == set(begun(whole.path))
-    assert len(tiles) - len(set(tiles)) <= 2 * WORKERS * kills
-    print(f"{kills} drivers killed: {len(tiles) - len(set(tiles))} of {len(set(tiles))} tiles computed again")
-    assert whole_chunks_of(path) == whole_chunks_of(Path(whole.path))
+    assert make_report(RunDirectory(path)).complete

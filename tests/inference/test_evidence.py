@@ -93,9 +93,9 @@ def test_the_centres_have_the_evidence_of_their_own_kernel(run_small: Run) -> No
     ridge = make_report(run).solves[0].absolute_ridge
     assert ridge is not None
     kernel = (kernel + kernel.T) / 2
-    assert record.log_evidence == pytest.approx(by_scikit_learn(kernel, targets, ridge), rel=1e-9)
+    assert record.log_evidence == pytest.approx(by_scikit_learn(kernel, targets, ridge), rel=1e-10)
     (scale,) = record.scales
-    assert record.best_log_evidence == pytest.approx(by_scikit_learn(scale * kernel, targets, scale * ridge), rel=1e-9)
+    assert record.best_log_evidence == pytest.approx(by_scikit_learn(scale * kernel, targets, scale * ridge), rel=1e-10)
 
 
 def numbers(constant: float) -> dict[str, np.ndarray]:
@@ -129,13 +129,13 @@ def test_each_target_of_a_regression_has_a_factor(tmp_path: Path, constant: floa
         kernel = (kernel + kernel.T) / 2
     (noise,) = (row.absolute_ridge for row in run.metrics)
     centred = y - y.mean(0)
-    assert record.log_evidence == pytest.approx(by_scikit_learn(kernel, centred, noise), rel=1e-9)
+    assert record.log_evidence == pytest.approx(by_scikit_learn(kernel, centred, noise), rel=1e-10)
     assert record.scales[1] > 100 * record.scales[0]
     assert record.scales[2] == 0
     # The constant target would be infinitely likely, and is left out.
     parts = zip(centred.T[:2], record.scales[:2], strict=True)
     best = sum(by_scikit_learn(scale * kernel, y, scale * noise) for y, scale in parts)
-    assert record.best_log_evidence == pytest.approx(best, rel=1e-9)
+    assert record.best_log_evidence == pytest.approx(best, rel=1e-10)
     assert " to " in repr(run.evidence())
     assert deviation_factors(run.directory, run.system()).tolist() == list(record.scales)
 
@@ -179,8 +179,8 @@ def test_a_label_that_is_constant_has_no_part_in_the_factor(
         kernel = np.asarray(whole.kernel()) / np.sqrt(np.outer(variance, variance))
         y = labels_of(None)["y_train"] - labels_of(None)["y_train"].mean(0)
         by_column = [by_scikit_learn(factor * kernel, each, factor * 0.1) for each in y.T]
-        assert record.best_log_evidence == pytest.approx(sum(by_column), rel=1e-9)
-        assert factor == pytest.approx(np.mean(y * np.linalg.solve(kernel + 0.1 * np.eye(11), y)), rel=1e-9)
+        assert record.best_log_evidence == pytest.approx(sum(by_column), rel=1e-10)
+        assert factor == pytest.approx(np.mean(y * np.linalg.solve(kernel + 0.1 * np.eye(11), y)), rel=1e-10)
 
 
 def test_labels_that_are_all_constant_have_no_best_evidence() -> None:

@@ -14,7 +14,7 @@ from cntk_pipeline.inference.auto_ridge import Capacity, in_memory
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.description import describe
 from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.solvers.systems import ridge_candidates
+from cntk_pipeline.solvers.systems import RidgeChoice, ridge_candidates
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -104,6 +104,15 @@ def profile(kernel: np.ndarray, targets: np.ndarray, ridge: float) -> float:
     return float(-columns / 2 * whole)
 
 
+def bounds(kernel: np.ndarray, path: RidgeChoice) -> np.ndarray:
+    """Bound the relative errors of evidences: 1e-10, or what a large condition leaves, as docs/inference.md says.
+
+    Against 50 digits, at conditions up to 4e8, the largest errors were 2e-10 of a run and 1e-10 of NumPy here.
+    """
+    condition = np.linalg.eigvalsh(kernel)[-1] / np.array(path.absolute_ridges)
+    return np.maximum(1e-10, 0.01 * np.finfo(float).eps * condition)
+
+
 @WAYS
 def test_the_ridge_and_the_read_out_of_the_largest_evidence_are_taken(
     run_small: Run, take: Callable[[str], None], way: str
@@ -116,12 +125,12 @@ def test_the_ridge_and_the_read_out_of_the_largest_evidence_are_taken(
         assert path.record is not None
         kernel = whole_matrix(run, path.readout, "train").astype(float)
         values = [profile(kernel, targets, ridge) for ridge in path.record.absolute_ridges]
-        np.testing.assert_allclose(path.record.log_evidence, values, rtol=1e-7)
+        assert np.all(np.abs(np.divide(path.record.log_evidence, values) - 1) <= bounds(kernel, path.record))
         assert path.record.chosen == ridge_candidates()[int(np.argmax(values))]
     assert report.complete
     largest = max(report.solves, key=lambda solve: solve.log_evidence or -np.inf)
     for solve, path in zip(report.solves, report.ridge_paths, strict=True):
-        assert solve.log_evidence == pytest.approx(max(path.record.log_evidence), rel=1e-7)
+        assert solve.log_evidence == pytest.approx(max(path.record.log_evidence), rel=1e-10)
     assert opened.best.fingerprint == largest.name == report.to_json()["best"]
     assert factor_files(run) == 12  # of the chosen ones alone
     assert runs.verify(run.path).bad == ()

@@ -30,11 +30,12 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import SOLVERS, SystemSize, open_system
 from cntk_pipeline.solvers.options import ConjugateGradientOptions
 from cntk_pipeline.solvers.systems import SystemKernel, kept_tiles
+from cntk_pipeline.storage import LocalPath
 from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.tiling import KeptTiles, Tile, lower_tiles
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
-from cntk_pipeline.workflow.ways import Way, cheapest
+from cntk_pipeline.workflow.ways import Way, cheapest, is_telling
 
 Run = Callable[..., RunDirectory]
 Config = Callable[..., RunConfig]
@@ -279,7 +280,8 @@ def test_a_plan_compares_the_ways_and_names_the_cheapest(
 ) -> None:
     plan = runs.plan(small_config(**ONE, solve=COMPUTED))
     ways = {way.name: way for way in plan.ways}
-    assert set(ways) == {"stored", "recomputed", "centres"}
+    assert set(ways) == {"factored", "stored", "recomputed", "centres"}
+    assert [way.name for way in plan.ways if way.is_asked] == ["recomputed"]
     pieces = 3
     assert {stage.stage: stage.tasks for stage in plan.stages}["train"] == pieces
     assert ways["stored"].written_bytes - ways["recomputed"].written_bytes == CHUNK * pieces * (pieces - 1) // 2
@@ -297,22 +299,70 @@ def test_a_plan_compares_the_ways_and_names_the_cheapest(
     assert runs.plan(small_config(**ONE)).ways == ()
 
 
+@pytest.mark.parametrize(
+    ("asked", "fits", "other", "other_fits", "telling"),
+    [
+        (10.0, False, 10.0, True, True),
+        (10.0, False, 10.0, False, True),
+        (6000.0, True, 2000.0, True, True),
+        (6000.0, True, 2001.0, True, False),
+        (6000.0, True, 1.0, False, False),
+        (599.0, True, 1.0, True, False),
+    ],
+)
+def test_other_ways_are_told_where_the_disk_is_short_or_they_are_far_cheaper(
+    asked: float, fits: bool, other: float, other_fits: bool, telling: bool
+) -> None:
+    ways = (Way("factored", asked, 9, fits, is_asked=True), Way("centres", other, 1, other_fits))
+    assert is_telling(ways) == telling
+    assert not is_telling(ways[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("solve", "name"), [({}, "factored"), ({"solver": "centres", "centres": 9}, "centres")], ids=["cholesky", "centres"]
+)
+def test_a_plan_on_a_short_disk_tells_other_ways_until_the_run_is_begun(
+    run_small: Run, small_config: Config, solve: dict[str, Any], name: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(LocalPath, "free_bytes", lambda path: 1000)
+    plan = runs.plan(small_config(**ONE, solve=solve))
+    (asked,) = (way for way in plan.ways if way.is_asked)
+    assert (asked.name, asked.fits, asked.written_bytes) == (name, False, plan.written_bytes)
+    assert asked.seconds == pytest.approx(plan.seconds, rel=1e-12)
+    show_plan(plan)
+    said = capsys.readouterr().out
+    assert "asked for: " + {"factored": "stored, and factored", "centres": "of 9 centres"}[name] in said
+    assert said.count("more than is free") == len(plan.ways)
+    assert "no way fits the disk" in said
+    monkeypatch.undo()
+    run_small(**ONE, solve=solve)
+    monkeypatch.setattr(LocalPath, "free_bytes", lambda path: 1000)
+    assert runs.plan(small_config(**ONE, solve=solve)).ways == ()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("inference", "allowed"),
     [
-        ({"spectrum": 3}, ["stored"]),
-        ({"ensemble": ["inf"]}, ["stored"]),
-        ({}, ["centres", "recomputed", "stored"]),
+        ({"spectrum": 3}, ["factored", "stored"]),
+        ({"ensemble": ["inf"]}, ["factored", "stored"]),
+        ({"posterior_covariance": True, "posterior_variance": True}, ["factored"]),
+        ({}, ["centres", "factored", "recomputed", "stored"]),
     ],
     ids=repr,
 )
 def test_a_plan_compares_no_way_that_the_workflow_would_refuse(
-    small_config: Config, inference: dict[str, Any], allowed: list[str]
+    small_config: Config, monkeypatch: pytest.MonkeyPatch, inference: dict[str, Any], allowed: list[str]
 ) -> None:
-    tables: dict[str, Any] = {"stored": STORED, "recomputed": COMPUTED, "centres": {"solver": "centres", "centres": 9}}
+    monkeypatch.setattr("cntk_pipeline.workflow.plan.is_telling", lambda ways: True)
+    centres = {"solver": "centres", "centres": 9}
+    tables: dict[str, Any] = {"factored": {}, "stored": STORED, "recomputed": COMPUTED, "centres": centres}
     rest: dict[str, Any] = {"readouts": {"poolings": ["gap"]}, "inference": inference}
-    assert {way.name for way in runs.plan(small_config(**rest, solve=STORED)).ways} == set(allowed)
+    for name in allowed:
+        asked = small_config(**rest, solve={"ridges": [1.0]} | tables[name])
+        assert {way.name for way in runs.plan(asked).ways} == set(allowed)
     for name in tables.keys() - set(allowed):
         with pytest.raises(ConfigError, match=next(iter(inference))):
             runs.plan(small_config(**rest, solve={"ridges": [1.0]} | tables[name]))

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +67,26 @@ def workflow(path: Path, kind: str, sections: dict[str, Any] = KERNELS) -> RunCo
     )
 
 
-def start_driver(folder: Path, config: RunConfig, patience_seconds: float = 60.0) -> subprocess.Popen[bytes]:
+def start_driver(
+    folder: Path,
+    config: RunConfig,
+    patience_seconds: float = 60.0,
+    script: str = _DRIVE,
+    arguments: Iterable[str] | None = None,
+) -> subprocess.Popen[bytes]:
     """Start a run in a process group of its own, with ``folder`` for what it prints.
 
     ``patience_seconds`` is the least that it waits for a tile before another worker is given it too; a busy machine
-    takes a while.
+    takes a while. Another ``script`` has ``arguments`` of its own.
     """
     folder.mkdir(exist_ok=True)
     (folder / "workflow.json").write_text(config.model_dump_json())
-    (folder / "drive.py").write_text(_DRIVE)
+    (folder / "drive.py").write_text(script)
     tests = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "pipeline")])}
     with open(folder / "output.txt", "ab") as output:
         return subprocess.Popen(
-            [sys.executable, "drive.py", str(patience_seconds)],
+            [sys.executable, "drive.py", *([str(patience_seconds)] if arguments is None else arguments)],
             cwd=folder,
             env=environment,
             start_new_session=True,

@@ -10,7 +10,6 @@ from cntk_pipeline.units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
     from cntk_pipeline.workflow.plan import Plan
-    from cntk_pipeline.workflow.ways import Way
 
 
 def show_plan(plan: "Plan") -> None:
@@ -53,29 +52,32 @@ def show_plan(plan: "Plan") -> None:
             "how many it takes is not known beforehand"
         )
     if plan.ways:
-        _show_ways(plan.ways, plan.train)
+        _show_ways(plan)
     out.print(
         f"tiles of {plan.tile} samples, in the solve {plan.factor_tile}; "
         f"memory per worker about {bytes_text(plan.memory_bytes)}"
     )
 
 
-def _show_ways(ways: "tuple[Way, ...]", train: int) -> None:
-    """Show what the systems cost with the kernel stored, computed again in each pass, or of centres."""
+def _show_ways(plan: "Plan") -> None:
+    """Show what the systems cost in each way, and which one is cheapest."""
     from cntk_pipeline.workflow.ways import CENTRES, PASSES, cheapest
 
+    ways, centres = plan.ways, min(CENTRES, plan.train) if plan.centres is None else plan.centres
     said = {
-        "stored": "stored as a whole",
+        "factored": "stored, and factored",
+        "stored": f"stored, and read in each of {PASSES} passes",
         "recomputed": f"computed again in each of {PASSES} passes",
-        "centres": f"of {min(CENTRES, train):,} centres, another regression",
+        "centres": f"of {centres:,} centres, another regression",
     }
     table = Table("the kernel", "written", "time", "", box=None, pad_edge=False)
     for way in ways:
-        fits = "" if way.fits else "more than is free on the disk"
+        fits = "" if way.fits else "more than is free"
         table.add_row(said[way.name], bytes_text(way.written_bytes), seconds_text(way.seconds), fits)
     for column in table.columns[1:3]:
         column.justify = "right"
     out.print(table)
+    out.print(", ".join(f"asked for: {said[way.name]}" for way in ways if way.is_asked))
     best, exact = cheapest(ways, exact=False), cheapest(ways, exact=True)
     if best is None:
         out.print("no way fits the disk")

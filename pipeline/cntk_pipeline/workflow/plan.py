@@ -33,7 +33,7 @@ from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.tiling import Cut, total_pairs
 from cntk_pipeline.workflow.load import Loaded, allows, slots_of
 from cntk_pipeline.workflow.wanted import OWNERS
-from cntk_pipeline.workflow.ways import PASSES, Way, compare_ways
+from cntk_pipeline.workflow.ways import PASSES, Way, compare_ways, is_telling
 
 TASK_SECONDS = 0.012
 """Cost of a task beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks without arithmetic."""
@@ -92,7 +92,7 @@ class Plan:
     engine, numerics_version : what computes the values.
     centres : columns of the kernel; None where they are all training images.
     are_pivots : whether the kernel itself draws these centres.
-    ways : to the systems, where conjugate gradients solve them, with their costs.
+    ways : to the systems, with their costs: where conjugate gradients solve them, and where it `is_telling`.
     """
 
     contents: Contents
@@ -163,7 +163,7 @@ def make_plan(loaded: Loaded, tile: int, kept: Collection[int], free_bytes: int 
     loaded : the workflow with its data.
     tile : edge of the kernel's tiles.
     kept : tiles of the factors that the run has, where it is begun.
-    free_bytes : of the disk of the run; None where no limit is known.
+    free_bytes : of the disk of the run; None where no limit is known, and for a run that has a part of its bytes.
     """
     config, engine, nodes, contents = loaded.config, loaded.engine, loaded.nodes, loaded.contents
     cost, rate, slots = loaded.cost, measure_product_rate(), slots_of(config)
@@ -179,11 +179,12 @@ def make_plan(loaded: Loaded, tile: int, kept: Collection[int], free_bytes: int 
     ]
 
     def cost_of(solve: SolveConfig) -> tuple[float, int]:
-        other = _forecast(loaded, solve, tile, rate)
+        other = _forecast(loaded, with_factor_tile(solve, Cut(train, tile), slots, kept), tile, rate)
         stages, one = other.stage_plans(slots), other.iteration
         passes = 0.0 if one is None else PASSES * _plan_iteration(one, other.systems, slots).seconds
         return sum(each.seconds for each in stages) + passes, sum(each.written_bytes for each in stages)
 
+    ways = compare_ways(config.solve, train, partial(allows, loaded), cost_of, free_bytes)
     return Plan(
         contents,
         loaded.warnings,
@@ -205,7 +206,7 @@ def make_plan(loaded: Loaded, tile: int, kept: Collection[int], free_bytes: int 
         engine.version_for(engine.question),
         columns,
         has_pivots,
-        compare_ways(config.solve, train, partial(allows, loaded), cost_of, free_bytes),
+        ways if config.solve.solver == "cg" or is_telling(ways) else (),
     )
 
 

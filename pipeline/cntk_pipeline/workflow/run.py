@@ -106,8 +106,9 @@ def forecast(loaded: Loaded) -> Plan:
     # A bucket that is not there yet is no reason against a forecast.
     begun = path if isinstance(path, LocalPath) else None
     _require_images(loaded, begun)
-    kept = factor_tiles(RunDirectory(begun)) if begun is not None and (begun / "run.json").exists() else ()
-    plan = make_plan(loaded, tile_of(loaded, begun, old), kept, path.free_bytes())
+    run = RunDirectory(begun) if begun is not None and (begun / "run.json").exists() else None
+    kept, free_bytes = ((), path.free_bytes()) if run is None else (factor_tiles(run), None)
+    plan = make_plan(loaded, tile_of(loaded, begun, old), kept, free_bytes)
     try:
         cluster_of(loaded.config.cluster).memory(loaded.config.cluster)
     except ConfigError as error:  # the plan says how much memory to give, so it is no refusal

@@ -1,4 +1,4 @@
-"""The ways to large systems by conjugate gradients: the kernel stored, computed again in each pass, or of centres."""
+"""The ways to large systems: the kernel stored with a factor, or alone, or computed again in each pass; of centres."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ PASSES = 40
 CENTRES = 2000
 """Centres that ways are compared with; docs/solving.md has the same number."""
 
-Name = Literal["stored", "recomputed", "centres"]
+TELLING_SECONDS, TELLING_RATIO = 600.0, 3.0
+"""A workflow of so many seconds is shown other ways where one of them takes this part of them, or less."""
+
+Name = Literal["factored", "stored", "recomputed", "centres"]
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,20 @@ class Way:
 
     Attributes
     ----------
-    name : "stored" keeps the whole kernel; "recomputed" keeps ``kernel_bytes`` of it, or its diagonal tiles, and
-        computes the rest in each of `PASSES` passes; "centres" is another regression, on `CENTRES` training images.
+    name : "factored" keeps the whole kernel and its Cholesky factors; "stored" keeps the kernel, for `PASSES` passes
+        of conjugate gradients; "recomputed" keeps ``kernel_bytes`` of it, or its diagonal tiles, and computes the rest
+        in each pass; "centres" is another regression, on `CENTRES` training images, or those of the workflow.
     seconds : on all slots, the kernel included.
     written_bytes : that stay on disk.
     fits : whether the disk has so much room; True where that is not known.
+    is_asked : whether it is the way of the workflow itself.
     """
 
     name: Name
     seconds: float
     written_bytes: int
     fits: bool
+    is_asked: bool = False
 
     @property
     def is_exact(self) -> bool:
@@ -47,7 +53,7 @@ def compare_ways(
     cost: Callable[[SolveConfig], tuple[float, int]],
     free_bytes: int | None,
 ) -> tuple[Way, ...]:
-    """Compare the ways to the systems of a workflow; none where its solver is another than conjugate gradients.
+    """Compare the ways to the systems of a workflow.
 
     Parameters
     ----------
@@ -56,25 +62,43 @@ def compare_ways(
     cost : evaluates seconds and bytes of a run with another ``[solve]``.
     free_bytes : of the disk; None where no limit is known.
     """
-    if solve.solver != "cg":
-        return ()
     shared = solve.model_dump(exclude=set(solve.options))
-    part = kernel_bytes_of(solve) or 0
-    of_stored = {key: value for key, value in solve.options.items() if key != "kernel_bytes"}
-    of_recomputed = {key: value for key, value in of_stored.items() if key != "sketch"} | {"kernel_bytes": part}
+    iterated: dict[str, object] = solve.options if solve.solver == "cg" else {}
+    of_stored = {key: value for key, value in iterated.items() if key != "kernel_bytes"}
+    of_recomputed = {key: value for key, value in iterated.items() if key != "sketch"}
     tables: dict[Name, dict[str, object]] = {
-        "stored": of_stored,
-        "recomputed": of_recomputed,
+        "factored": {"solver": "cholesky"},
+        "stored": {"solver": "cg"} | of_stored,
+        "recomputed": {"solver": "cg", "kernel_bytes": 0} | of_recomputed,
         "centres": {"solver": "centres", "centres": min(CENTRES, train)},
     }
+    asked = _name_of(solve)
     found = []
     for name, table in tables.items():
-        other = SolveConfig.model_validate(shared | table)
+        other = solve if name == asked else SolveConfig.model_validate(shared | table)
         if not allows(other):
             continue
         seconds, written = cost(other)
-        found.append(Way(name, seconds, written, free_bytes is None or written <= free_bytes))
+        found.append(Way(name, seconds, written, free_bytes is None or written <= free_bytes, name == asked))
     return tuple(found)
+
+
+def _name_of(solve: SolveConfig) -> Name | None:
+    """Name the way of a workflow; a solver that is not compared has none."""
+    if solve.solver == "cg":
+        return "stored" if kernel_bytes_of(solve) is None else "recomputed"
+    names: dict[str, Name] = {"cholesky": "factored", "centres": "centres"}
+    return names.get(solve.solver)
+
+
+def is_telling(ways: tuple[Way, ...]) -> bool:
+    """Tell whether a comparison says what a user can act on: the disk is short, or another way is far cheaper."""
+    asked = next((way for way in ways if way.is_asked), None)
+    if asked is None:
+        return False
+    best = cheapest(ways, exact=False)
+    is_far_cheaper = best is not None and TELLING_RATIO * best.seconds <= asked.seconds
+    return not asked.fits or (asked.seconds >= TELLING_SECONDS and is_far_cheaper)
 
 
 def cheapest(ways: tuple[Way, ...], *, exact: bool) -> Way | None:
