@@ -177,7 +177,7 @@ def _draw_curves(axes: "Axes", curves: dict[str, list[tuple[int, float]]], resul
 
 GROWING = {
     "CNTK-V, depth 6": ("cifar10-v", "depth6-flatten-ntk"),
-    "CNTK-GAP, depth 3": ("cifar10-gap-2k", "depth3-gap-ntk"),
+    "CNTK-GAP, depth 3": ("cifar10-gap-2k-curve", "depth3-gap-ntk"),
     "CNTK-GAP, depth 11": ("cifar10-gap-2k", "depth11-gap-ntk"),
     "CNTK-GAP, depth 3, 500 centres": ("cifar10-gap-8k-centres", "depth3-gap-ntk"),
 }
