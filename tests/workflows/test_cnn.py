@@ -192,8 +192,9 @@ def test_the_readme_and_the_figure_show_the_results_of_the_repository(results: M
         table = [line.rstrip() for line in results.lines(kernels, flows, done, study)]
         assert len(table) >= (11 if study.epochs < 500 else 5)
         assert set(table) <= set(readme)
-    for pooling in ("flatten", "gap"):  # the best step is not the last one tried
-        assert results.next_share(done, results.Study("cifar10", 16, 2000, 1017, 3, 40), pooling) is None
+        for pooling in ("flatten", "gap"):
+            if results.means(done, study, pooling):
+                assert results.next_share(done, study, pooling) is None  # the best step is not the last one tried
     figure = results.draw(kernels, flows, done, study)
     left, middle, right = figure.axes
     assert {text.get_text() for text in left.get_legend().texts} == {"CNN-V", "CNN-GAP", "CNTK-V", "CNTK-GAP"}

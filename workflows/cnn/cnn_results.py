@@ -111,7 +111,7 @@ FIRST_SHARES = SHARES[3:6]
 
 
 def next_share(done: Done, study: Study, pooling: str) -> float | None:
-    """Return the next step to try, so that the best one has a worse one on both sides; None if it has."""
+    """Return the next step to try: the first ones, then the neighbours of the best one; None where all are tried."""
     tried = _tried(done, study, pooling)
     wanted = FIRST_SHARES
     if set(wanted) <= set(tried):
