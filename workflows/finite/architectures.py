@@ -91,8 +91,8 @@ NETWORKS = DENSE | IMAGES
 """All architectures: of vectors, and of images."""
 
 WIDEST = (
-    dict.fromkeys(NETWORKS, 1024)
-    | dict.fromkeys(DEEPER, 2048)
+    dict.fromkeys(IMAGES, 1024)
+    | dict.fromkeys(DENSE, 4096)
     | {"ReLU, 1 hidden layer": 8192, "ReLU, 3 hidden layers": 8192}
 )
 """The largest width of each."""
