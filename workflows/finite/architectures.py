@@ -92,7 +92,8 @@ NETWORKS = DENSE | IMAGES
 
 WIDEST = (
     dict.fromkeys(IMAGES, 1024)
-    | dict.fromkeys(DENSE, 4096)
-    | {"ReLU, 1 hidden layer": 8192, "ReLU, 3 hidden layers": 8192}
+    | dict.fromkeys(DEEPER, 4096)
+    | dict.fromkeys(HIDDEN, 8192)
+    | {"ReLU, 3 hidden layers": 8192}
 )
 """The largest width of each."""
