@@ -256,12 +256,17 @@ def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def require() -> Callable[..., None]:
     """Return what skips a test unless programs and rights are there, or fails it where CNTK_REQUIRE_REAL is set.
 
-    Called in a test or a fixture: ``require("slurmctld", "munged", root=True)``.
+    Called in a test or a fixture: ``require("slurmctld", "munged", root=True)``. A whole path may be of any
+    file.
     """
 
     def check(*programs: str, root: bool = False) -> None:
         path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])  # daemons are not on everybody's
-        absent = [program for program in programs if shutil.which(program, path=path) is None]
+        absent = [
+            program
+            for program in programs
+            if not (os.path.isfile(program) if os.path.isabs(program) else shutil.which(program, path=path))
+        ]
         reasons = [f"{' and '.join(absent)} not found: run tests/real/install.sh"] if absent else []
         if root and os.geteuid() != 0:
             reasons.append("only root may do this")

@@ -29,10 +29,11 @@ RESULTS = FOLDER / "results"
 
 @dataclass(frozen=True)
 class Published:
-    """A number of a paper: the accuracy of a read-out of a workflow."""
+    """A number of a paper: the accuracy of a read-out of a workflow, with so many training images."""
 
     run: str
     readout: str
+    training_images: int
     accuracy: float
     source: str
 
@@ -45,7 +46,7 @@ class Pair:
     ----------
     published : the number of the paper.
     test : all test images.
-    first : the test images before the cut of ``record.py --cut``: of cifar10-v those that are not re-encoded.
+    first : the test images before the cut of ``record.py --cut``: the original ones, where the others are re-encoded.
     left_out : leave-one-out on the training images.
     """
 
@@ -59,7 +60,8 @@ def read_published() -> list[Published]:
     """Read the numbers of the papers."""
     with (FOLDER / "published.csv").open(newline="") as file:
         return [
-            Published(row["run"], row["readout"], float(row["accuracy"]), row["source"]) for row in csv.DictReader(file)
+            Published(row["run"], row["readout"], int(row["training_images"]), float(row["accuracy"]), row["source"])
+            for row in csv.DictReader(file)
         ]
 
 
@@ -75,25 +77,37 @@ def pairs(results: dict[str, list[Row]], published: list[Published]) -> Iterator
     """
     for number in published:
         own = [row for row in results.get(number.run, ()) if row.readout == number.readout]
-        whole = max((row.training_images for row in own), default=0)
-        columns = max((row.columns for row in own), default=0)  # fewer of them are a learning curve over centres
-        tested = [row for row in own if row.images == "test" and (row.training_images, row.columns) == (whole, columns)]
-        left_out = {row.ridge: row for row in own if row.images == "left out"}
-        if len(tested) > len(left_out) and len(tested) > 1:
-            raise ValueError(f"{number.run} has {len(tested)} ridges and no leave-one-out that chooses one of them")
-        if tested:
-            chosen = max(tested, key=lambda row: left_out[row.ridge].accuracy if left_out else 0.0)
-            first = {row.ridge: row for row in own if row.images.startswith("test before ")}
-            yield Pair(number, chosen, first.get(chosen.ridge), left_out.get(chosen.ridge))
+        if any(row.images == "test" for row in own):
+            yield Pair(number, *_result(number.run, own))
+
+
+def _result(run: str, own: list[Row]) -> tuple[Row, Row | None, Row | None]:
+    """Find the result of a read-out in its rows: on the test images, on the first ones of them, and leave-one-out."""
+    whole = max(row.training_images for row in own)
+    columns = max(row.columns for row in own)  # fewer of them are a learning curve over centres
+    tested = [row for row in own if row.images == "test" and (row.training_images, row.columns) == (whole, columns)]
+    left_out = {row.ridge: row for row in own if row.images == "left out"}
+    if len(tested) > len(left_out) and len(tested) > 1:
+        raise ValueError(f"{run} has {len(tested)} ridges and no leave-one-out that chooses one of them")
+    chosen = max(tested, key=lambda row: left_out[row.ridge].accuracy if left_out else 0.0)
+    first = {row.ridge: row for row in own if row.images.startswith("test before ")}
+    return chosen, first.get(chosen.ridge), left_out.get(chosen.ridge)
 
 
 def lines(found: list[Pair]) -> Iterator[str]:
     """Print what was found as a table."""
-    yield f"{'':<16}{'':<20} {'published':>9} {'here':>14} {'before the cut':>14} {'leave-one-out':>14}"
+    yield f"{'':<16}{'':<20} {'published':>9} {'here':>14} {'original ones':>14} {'leave-one-out':>14}"
     for pair in found:
         published = f"{100 * pair.published.accuracy:.2f}%"
         ours = " ".join(f"{'' if row is None else _percent(row):>14}" for row in (pair.test, pair.first, pair.left_out))
         yield f"{pair.published.run:<16}{pair.published.readout:<20} {published:>9} {ours}".rstrip()
+    for run, told in {pair.published.run: _told(pair.test, pair.first) for pair in found if pair.first}.items():
+        yield f"{run}: {told}, the others re-encoded as JPEG"
+
+
+def _told(test: Row, first: Row | None) -> str:
+    """Say which test images are original, where not all are."""
+    return "" if first is None else f"{first.count:,} of {test.count:,} test images original"
 
 
 def _percent(row: Row) -> str:
@@ -111,7 +125,7 @@ def draw(found: list[Pair], results: dict[str, list[Row]]) -> "Figure":
         axes = figure.subplots(1, 2 if curves else 1, squeeze=False, width_ratios=(3, 2)[: 2 if curves else 1])[0]
         _draw_pairs(axes[0], found)
         if curves:
-            _draw_curves(axes[1], curves)
+            _draw_curves(axes[1], curves, results)
         return figure
 
 
@@ -120,6 +134,12 @@ def _draw_pairs(axes: "Axes", found: list[Pair]) -> None:
     here = [100 * pair.test.accuracy for pair in found]
     bars = [200 * pair.test.standard_error for pair in found]
     axes.errorbar(here, places, xerr=bars, linestyle="", marker=MARKERS[0], color=COLOURS[0], capsize=3, label="here")
+    first = [(100 * pair.first.accuracy, at) for at, pair in zip(places, found, strict=True) if pair.first]
+    if first:
+        told = next(_told(pair.test, pair.first) for pair in found if pair.first)
+        values, rows = zip(*first, strict=True)
+        label = f"the original ones alone\n({told})"
+        axes.plot(values, rows, linestyle="", marker=MARKERS[2], color=COLOURS[2], label=label)
     papers = [100 * pair.published.accuracy for pair in found]
     axes.plot(papers, places, linestyle="", marker="|", markersize=14, color=INK, label="published")
     left_out = [(100 * pair.left_out.accuracy, at) for at, pair in zip(places, found, strict=True) if pair.left_out]
@@ -140,14 +160,86 @@ def _curves(results: dict[str, list[Row]]) -> dict[str, list[tuple[int, float]]]
     return {name: sorted(curve) for name, curve in points.items() if len(dict(curve)) > 1}
 
 
-def _draw_curves(axes: "Axes", curves: dict[str, list[tuple[int, float]]]) -> None:
+def _draw_curves(axes: "Axes", curves: dict[str, list[tuple[int, float]]], results: dict[str, list[Row]]) -> None:
+    notes = set()
     for number, (name, points) in enumerate(curves.items()):
         sizes, accuracies = zip(*points, strict=True)
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        axes.plot(sizes, [100 * value for value in accuracies], color=colour, marker=marker, label=name)
+        rows = results[name.split(",")[0]]
+        first = next((row for row in rows if row.images.startswith("test before ")), None)
+        label = name if first is None else f"{name} *"
+        notes |= {f"* {_told(row, first)}" for row in rows if first is not None and row.images == "test"}
+        axes.plot(sizes, [100 * value for value in accuracies], color=colour, marker=marker, label=label)
     axes.set_xscale("log")
     axes.set(xlabel="training images", ylabel="test accuracy (%)")
-    axes.legend()
+    axes.legend(title="\n".join(sorted(notes)) or None, title_fontsize="small")
+
+
+GROWING = {
+    "CNTK-V, depth 6": ("cifar10-v", "depth6-flatten-ntk"),
+    "CNTK-GAP, depth 3": ("cifar10-gap-2k-curve", "depth3-gap-ntk"),
+    "CNTK-GAP, depth 11": ("cifar10-gap-2k", "depth11-gap-ntk"),
+    "CNTK-GAP, depth 3, 500 centres": ("cifar10-gap-8k-centres", "depth3-gap-ntk"),
+}
+"""Runs on original images of CIFAR-10 and their read-outs, whose accuracies are drawn over the training images."""
+
+
+def draw_growth(results: dict[str, list[Row]], numbers: list[Published]) -> "Figure":
+    """Draw the accuracy on CIFAR-10 over the number of training images: runs as full points, papers as hollow ones.
+
+    Bars are two standard errors. Runs without a file are left out.
+    """
+    with styled():
+        figure = new_figure(8.4, 4.6)
+        axes = figure.subplots()
+        papers = [number for number in numbers if number.run.startswith("cifar10")]
+        for place, (name, (run, readout)) in enumerate(GROWING.items()):
+            own = [row for row in results.get(run, ()) if row.readout == readout]
+            if own:
+                _draw_growth(axes, name, run, own, place)
+            of_readout = [number for number in papers if number.readout == readout]
+            papers = [number for number in papers if number.readout != readout]
+            if of_readout:
+                axes.plot(
+                    [number.training_images for number in of_readout],
+                    [100 * number.accuracy for number in of_readout],
+                    linestyle="",
+                    color=COLOURS[place],
+                    marker=MARKERS[place],
+                    markersize=9,
+                    markerfacecolor="none",
+                    label=f"{name}, published",
+                )
+        axes.set_xscale("log")
+        axes.set(xlabel="training images", ylabel="accuracy (%)")
+        axes.legend(loc="upper left")
+        return figure
+
+
+def _draw_growth(axes: "Axes", name: str, run: str, own: list[Row], place: int) -> None:
+    chosen, first, left_out = _result(run, own)
+    curve = {row.training_images: row for row in own if (row.images, row.ridge) == ("test", chosen.ridge)}
+    curve[chosen.training_images] = chosen  # with centres, fewer of them have as many training images
+    points = [row for _, row in sorted(curve.items())]
+    axes.errorbar(
+        [row.training_images for row in points],
+        [100 * row.accuracy for row in points],
+        yerr=[200 * row.standard_error for row in points],
+        color=COLOURS[place],
+        marker=MARKERS[place],
+        capsize=2,
+        label=f"{name}, {_told(chosen, first)}" if first else name,
+    )
+    if left_out is not None and left_out.columns == left_out.training_images:  # a centre is not left out
+        axes.plot(
+            left_out.training_images,
+            100 * left_out.accuracy,
+            linestyle="",
+            color=COLOURS[place],
+            marker="x",
+            markersize=8,
+            label=f"{name}, training images left out",
+        )
 
 
 def poolings(rows: list[Row], kind: str) -> dict[int, list[Row]]:

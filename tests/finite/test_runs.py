@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,23 @@ def test_bits_do_not_depend_on_tiles_and_lost_tiles_come_back(run_small: Run, tm
     runs.resume(str(run.path), Recorder(), threading.Event())
     assert lost.read_bytes() == before
     assert runs.verify(run.path).bad == ()
+
+
+def test_a_run_names_its_torch_and_going_on_with_another_one_is_said(run_small: Run, tmp_path: Path) -> None:
+    run = run_small(readouts=READOUTS, kernel=KERNEL)
+    assert run.provenance.versions["torch"] == version("torch")
+    assert "torch" not in run_small(store={"path": str(tmp_path / "exact")}).provenance.versions
+    record = Path(str(run.path), "run.json")
+    record.write_text(record.read_text().replace(f'"torch": "{version("torch")}"', '"torch": "0.1"'))
+    whole, lacking = Recorder(), Recorder()
+    runs.resume(str(run.path), whole, threading.Event())  # no value is left to compute
+    kernel_files(run)[3].unlink()
+    gram.forget_runs()
+    runs.resume(str(run.path), lacking, threading.Event())
+    said = f"the run began with torch 0.1, here is {version('torch')}: new tiles may differ in last bits"
+    assert [sum(said in line for line in each.lines) for each in (whole, lacking)] == [0, 1]
+    with pytest.raises(ConfigError, match=r"differ in torch \(driver 0.1, worker "):
+        gram.prepare_worker(str(run.path), {"torch": "0.1"})
 
 
 def test_a_run_grows_from_one_of_the_same_networks_alone(run_small: Run, small_config: Config, tmp_path: Path) -> None:

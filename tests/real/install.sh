@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that tests need, about a minute from bare: SLURM, Ceph's S3 gateway, network
 # namespaces, sshd, openssl, a browser, file systems in user space, a clock that can be set for a process, compilers for C and
-# C++, jq, and promtool. Starts no service. Run as root: tests/real/install.sh
+# C++, jq, the images of Fashion-MNIST (31 MB), and promtool. Starts no service. Run as root: tests/real/install.sh
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
@@ -12,6 +12,7 @@ packages=(
   chromium
   faketime bindfs exfat-fuse exfatprogs fusefat dosfstools
   gcc g++ libc6-dev jq
+  dataset-fashion-mnist
 )
 missing=()
 for package in "${packages[@]}"; do

@@ -3,7 +3,8 @@
 Seen to fail: without the falling step in the time of training, with a step that stays, with tested networks or another
 depth in the choice of a step, with a validation part of another size, with rows of pixels for blocks, with another
 deviation at the beginning, with a flow that is not divided by its eigenvalues, with errors that are no shares, with a
-README of other numbers, and where the script trains again what it has.
+README of other numbers, with a grid of steps that ends at the best one, with tests of a step that is not chosen in the
+table, and where the script trains again what it has.
 """
 
 import subprocess
@@ -121,6 +122,25 @@ def test_a_step_is_chosen_without_the_images_that_judge(cnn: ModuleType, digits:
     assert cnn.choose(done, cnn.DIGITS, "gap") == 0.3
 
 
+def test_steps_are_tried_until_the_best_has_a_worse_one_on_both_sides(results: ModuleType, cnn: ModuleType) -> None:
+    def tried(**accuracies: float) -> list[float]:
+        """List the steps in their order; those that are not named are worse, the smaller ones most."""
+        done: dict[object, object] = {}
+        while (share := results.next_share(done, cnn.DIGITS, "gap")) is not None:
+            accuracy = accuracies.get(f"share_{share}".replace(".", "_"), share / 100)
+            error = 0.5 if np.isfinite(accuracy) else np.nan
+            named = cnn.Result(accuracy if np.isfinite(accuracy) else 0.99, 1.0, error, 1.0)
+            done[trial(cnn, part="validation", share=share)] = named
+        return [each.share for each in done]
+
+    assert tried(share_0_1=0.5) == [0.03, 0.1, 0.3]
+    assert tried(share_0_03=0.5) == [0.03, 0.1, 0.3, 0.01]
+    assert tried(share_0_3=0.5, share_1_0=0.6, share_3_0=0.4) == [0.03, 0.1, 0.3, 1.0, 3.0]
+    assert tried(share_0_3=0.5, share_1_0=np.nan) == [0.03, 0.1, 0.3, 1.0]  # what diverges is worse
+    assert tried(share_0_03=np.nan, share_0_1=np.nan, share_0_3=np.nan)[3:] == [0.01, 0.003]
+    assert tried() == [0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
+
+
 def test_a_network_learns_and_its_error_is_that_of_its_outputs(cnn: ModuleType, digits: Dataset) -> None:
     few = replace(digits, train=Split(digits.train.images[:100], digits.train.known_labels[:100]))
     asked = trial(cnn, pooling="flatten", train=100, epochs=30, width=8)
@@ -142,6 +162,8 @@ def test_lines_of_files_come_back(results: ModuleType, cnn: ModuleType, tmp_path
         results.Flow(**of, pooling="gap", time=time, accuracy=time / 200, train_error=1 / time) for time in (10, 100)
     ]
     done = {trial(cnn, seed=seed): results.Result(0.5 + seed / 10, 0.7, 0.25, 2.0) for seed in range(2)}
+    done[trial(cnn, part="validation")] = results.Result(0.4, 0.7, 0.25, 2.0)
+    done[trial(cnn, share=0.1)] = results.Result(0.1, 0.2, 0.9, 2.0)  # of a step that is not chosen: not in the table
     results.write_kernels(tmp_path, kernels, flows)
     results.write_networks(tmp_path, done)
     assert results.read_kernels(tmp_path) == kernels
@@ -162,10 +184,17 @@ def test_the_readme_and_the_figure_show_the_results_of_the_repository(results: M
     folder = FOLDER / "results"
     kernels, flows, done = results.read_kernels(folder), results.read_flows(folder), results.read_networks(folder)
     readme = (FOLDER / "README.md").read_text().splitlines()
-    for study in (results.Study("digits", 8, 500, 500, 3, 30), results.Study("cifar10", 8, 2000, 1017, 3, 40)):
+    studies = [
+        results.Study("digits", 8, 500, 500, 3, 30),
+        *(results.Study("cifar10", pixels, 2000, 1017, 3, epochs) for pixels, epochs in ((8, 500), (16, 40), (8, 40))),
+    ]
+    for study in studies:
         table = [line.rstrip() for line in results.lines(kernels, flows, done, study)]
-        assert len(table) >= 11
+        assert len(table) >= (11 if study.epochs < 500 else 5)
         assert set(table) <= set(readme)
+        for pooling in ("flatten", "gap"):
+            if results.means(done, study, pooling):
+                assert results.next_share(done, study, pooling) is None  # the best step is not the last one tried
     figure = results.draw(kernels, flows, done, study)
     left, middle, right = figure.axes
     assert {text.get_text() for text in left.get_legend().texts} == {"CNN-V", "CNN-GAP", "CNTK-V", "CNTK-GAP"}
@@ -202,7 +231,8 @@ def test_the_script_compares_and_goes_on_where_it_was(tmp_path: Path) -> None:
         ).stdout
 
     first = call("4")
-    assert first.count("Trial(") == 8  # three steps and one network, of two architectures
+    assert first.count("part='test'") == 2  # one network of two architectures
+    assert 6 <= first.count("part='validation'") <= 12
     lines = (tmp_path / "networks.csv").read_text().splitlines()
     second = call("4", "8")
     assert second.count("Trial(") == 2

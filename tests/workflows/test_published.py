@@ -20,8 +20,8 @@ def _row(published: ModuleType, accuracy: float, ridge: float = 0.0, images: str
 
 
 def _pairs(published: ModuleType, rows: list[object]) -> list[object]:
-    number = published.Published("run", "depth3-flatten-ntk", 0.5, "a paper")
-    other = published.Published("not run", "depth3-flatten-ntk", 0.5, "a paper")
+    number = published.Published("run", "depth3-flatten-ntk", 100, 0.5, "a paper")
+    other = published.Published("not run", "depth3-flatten-ntk", 100, 0.5, "a paper")
     return list(published.pairs({"run": rows}, [number, other]))
 
 
@@ -53,12 +53,14 @@ def test_a_curve_over_centres_has_one_result(published: ModuleType) -> None:
 
 def test_each_result_is_of_a_workflow_and_each_number_of_a_read_out(published: ModuleType) -> None:
     results, numbers = published.read_results(), published.read_published()
-    assert set(results) | {number.run for number in numbers} <= {file.stem for file in FOLDER.glob("*.toml")}
+    runs = {name.removesuffix("-curve") for name in results}  # the learning curve of a run by itself
+    assert runs | {number.run for number in numbers} <= {file.stem for file in FOLDER.glob("*.toml")}
     found = list(published.pairs(results, numbers))
     assert len(found) == sum(number.run in results for number in numbers) > 0
     lines = list(published.lines(found))
-    assert len(lines) == len(found) + 1
-    for pair, line in zip(found, lines[1:], strict=True):
+    assert lines[len(found) + 1 :] == ["cifar10-v: 1,017 of 10,000 test images original, the others re-encoded as JPEG"]
+    for pair, line in zip(found, lines[1:], strict=False):
+        assert pair.test.training_images == pair.published.training_images
         assert f"{100 * pair.test.accuracy:.2f}%" in line
         assert abs(pair.test.accuracy - pair.published.accuracy) < 0.03
 
@@ -71,6 +73,45 @@ def test_the_figure_has_a_row_a_number_and_a_line_a_curve(published: ModuleType)
     (line,) = right.lines
     assert line.get_ydata() == pytest.approx([70, 60])
     assert len(published.draw(_pairs(published, rows[1:]), {"run": rows[1:]}).axes) == 1
+
+
+def test_the_figure_says_how_many_test_images_are_original(published: ModuleType) -> None:
+    pytest.importorskip("matplotlib")
+    first = published.Row("depth3-flatten-ntk", 0.0, "test before 20", 20, 100, 100, 0.65, 0.01)
+    rows = [_row(published, 0.7, size=50), _row(published, 0.6), first]
+    left, right = published.draw(_pairs(published, rows), {"run": rows}).axes
+    said = "20 of 50 test images original"
+    assert f"the original ones alone\n({said})" in [text.get_text() for text in left.get_legend().texts]
+    assert right.get_legend().get_title().get_text() == f"* {said}"
+    assert [text.get_text() for text in right.get_legend().texts] == ["run, depth3 *"]
+
+
+def test_accuracies_grow_with_the_training_images_beside_those_of_papers(published: ModuleType) -> None:
+    pytest.importorskip("matplotlib")
+    results, numbers = published.read_results(), published.read_published()
+
+    def drawn(results: dict[str, list[object]]) -> dict[str, dict[float, float]]:
+        (axes,) = published.draw_growth(results, numbers).axes
+        handles, labels = axes.get_legend_handles_labels()
+        lines = [getattr(handle, "lines", [handle])[0] for handle in handles]
+        return {
+            label: dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+            for label, line in zip(labels, lines, strict=True)
+        }
+
+    centres = "CNTK-GAP, depth 3, 500 centres"
+    assert drawn(results)[centres] == pytest.approx({8000: 52.704})  # of the ridge that leave-one-out chooses
+    found = drawn({name: rows for name, rows in results.items() if name != "cifar10-gap-8k-centres"})
+    assert centres not in found  # a run without a file is left out
+    assert f"{centres}, training images left out" not in drawn(results)  # they stay centres
+    curve = found["CNTK-V, depth 6, 1,017 of 10,000 test images original"]
+    assert (curve[7533], curve[50000]) == pytest.approx((51.66, 64.82))
+    assert found["CNTK-V, depth 6, training images left out"] == pytest.approx({50000: 66.23})
+    assert found["CNTK-V, depth 6, published"] == pytest.approx({2000: 43.43, 50000: 66.03})
+    assert found["CNTK-GAP, depth 11"] == pytest.approx({2000: 51.4258})
+    assert found["CNTK-GAP, depth 11, published"] == pytest.approx({2000: 51.92, 50000: 77.43})
+    assert found["CNTK-GAP, depth 3, published"] == pytest.approx({2000: 49.71})
+    assert (found["CNTK-GAP, depth 3"][1110], found["CNTK-GAP, depth 3"][2000]) == pytest.approx((43.1662, 49.6559))
 
 
 def test_poolings_are_in_the_order_of_their_radius(published: ModuleType) -> None:

@@ -31,6 +31,7 @@ from cnn_results import (
     is_of,
     lines,
     name_of,
+    next_share,
     read_flows,
     read_kernels,
     read_networks,
@@ -50,9 +51,6 @@ CIFAR10 = Study("cifar10", pixels=16, train=2000, test=1017, depth=3, epochs=40)
 """The first 1,017 test images, and the first 400 images of each training batch."""
 
 POOLINGS = ("flatten", "gap")
-
-SHARES = (0.03, 0.1, 0.3)
-"""The steps to choose from, as shares of the largest stable step of the infinitely wide network without momentum."""
 
 SAMPLE = 200
 
@@ -249,7 +247,7 @@ def compare(study: Study, raw: Dataset, poolings: list[str], widths: list[int], 
             print(trial, done[trial], flush=True)
 
     for pooling in poolings:
-        for share in SHARES:
+        while (share := next_share(done, study, pooling)) is not None:
             # The NTK parameterisation makes a step mean the same at all widths, so a narrow network chooses for all.
             ensure(Trial(**vars(study), pooling=pooling, width=CHOICE, seed=0, share=share, part="validation"))
     for width in sorted(widths):

@@ -103,14 +103,41 @@ class Result:
 Done = dict[Trial, Result]
 
 
+SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""The steps to choose from, as shares of the largest stable step of the infinitely wide network without momentum."""
+
+FIRST_SHARES = SHARES[3:6]
+"""Those that are tried in any case."""
+
+
+def next_share(done: Done, study: Study, pooling: str) -> float | None:
+    """Return the next step to try: the first ones, then the neighbours of the best one; None where all are tried."""
+    tried = _tried(done, study, pooling)
+    wanted = FIRST_SHARES
+    if set(wanted) <= set(tried):
+        place = SHARES.index(choose(done, study, pooling))
+        wanted = SHARES[max(place - 1, 0) : place + 2]
+    return next((share for share in wanted if share not in tried), None)
+
+
 def choose(done: Done, study: Study, pooling: str) -> float:
-    """Return the share of the stable step with the best accuracy on validation images; the smaller one of equals."""
+    """Return the share of the stable step with the best accuracy on validation images; the smaller one of equals.
+
+    Training that diverged is worse than any other: its outputs are nan, which `argmax` takes for the first class.
+    """
     found = {
-        trial.share: result.accuracy
+        share: result.accuracy if np.isfinite(result.train_error) else -1.0
+        for share, result in _tried(done, study, pooling).items()
+    }
+    return max(sorted(found), key=lambda share: found[share])
+
+
+def _tried(done: Done, study: Study, pooling: str) -> dict[float, Result]:
+    return {
+        trial.share: result
         for trial, result in done.items()
         if trial.part == "validation" and trial.pooling == pooling and is_of(trial, study)
     }
-    return max(sorted(found), key=lambda share: found[share])
 
 
 def is_of(row: Task, study: Study) -> bool:
@@ -184,10 +211,13 @@ class Mean:
 
 
 def means(done: Done, study: Study, pooling: str) -> list[Mean]:
-    """Average the tested networks of each width over their seeds."""
+    """Average the tested networks of each width over their seeds, those of the step that is chosen."""
     found: dict[int, list[tuple[Trial, Result]]] = {}
-    for trial, result in done.items():
-        if trial.part == "test" and trial.pooling == pooling and is_of(trial, study):
+    tested = [each for each in done if each.part == "test" and each.pooling == pooling and is_of(each, study)]
+    share = choose(done, study, pooling) if tested else None
+    for trial in tested:
+        if trial.share == share:
+            result = done[trial]
             found.setdefault(trial.width, []).append((trial, result))
     return [
         Mean(
@@ -251,7 +281,7 @@ def draw(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> 
                 axes.axhline(100 * kernel.accuracy, color=colour, linestyle="--", label=f"CNTK-{name}")
             right.plot(widths, [mean.seconds for mean in found], color=colour, marker=marker)
             right.axhline(kernel.seconds, color=colour, linestyle="--")
-        all_widths = sorted({trial.width for trial in done if trial.part == "test" and is_of(trial, study)})
+        all_widths = sorted({mean.width for pooling in NAMES for mean in means(done, study, pooling)})
         for axes in (left, right):
             axes.set_xscale("log", base=2)
             axes.set(xlabel="width", xticks=all_widths, xticklabels=all_widths)

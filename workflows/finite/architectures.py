@@ -91,8 +91,9 @@ NETWORKS = DENSE | IMAGES
 """All architectures: of vectors, and of images."""
 
 WIDEST = (
-    dict.fromkeys(NETWORKS, 1024)
-    | dict.fromkeys(DEEPER, 2048)
-    | {"ReLU, 1 hidden layer": 8192, "ReLU, 3 hidden layers": 8192}
+    dict.fromkeys(IMAGES, 1024)
+    | dict.fromkeys(DEEPER, 4096)
+    | dict.fromkeys(HIDDEN, 8192)
+    | {"ReLU, 3 hidden layers": 8192}
 )
 """The largest width of each."""

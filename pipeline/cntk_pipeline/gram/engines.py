@@ -12,6 +12,7 @@ from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.rundir.code import UserCode
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import EngineRecord
 
 
@@ -135,6 +136,26 @@ def uses_devices(run: RunDirectory) -> bool:
     from cntk_pipeline.kernels import ENGINES
 
     return ENGINES[run.specification.engine.name].uses_devices
+
+
+def versions_for(record: EngineRecord) -> dict[str, str]:
+    """List the versions here that values of an engine may depend on: those of all engines, and of its own libraries."""
+    from cntk_pipeline.kernels import ENGINES
+
+    return library_versions(ENGINES[record.name].libraries if record.name in ENGINES else ())
+
+
+def other_versions(run: RunDirectory) -> dict[str, tuple[str, str]]:
+    """Compare the libraries of a run's engine with those that the run began with.
+
+    Returns
+    -------
+    The version of the run and the one here, by library; nothing of libraries that the run has no version of, as runs
+    of earlier versions.
+    """
+    before, here = run.provenance.versions, versions_for(run.specification.engine)
+    own = set(here) - set(library_versions())
+    return {name: (before[name], here[name]) for name in sorted(own) if before.get(name, here[name]) != here[name]}
 
 
 def require_numerics(run: RunDirectory) -> None:

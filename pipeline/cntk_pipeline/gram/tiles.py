@@ -473,7 +473,7 @@ def prepare_worker(
     NotTrusted
         If the run needs code that it may not import.
     """
-    here = library_versions()
+    here = library_versions(versions.keys() - library_versions().keys())
     differing = {name: (versions[name], here.get(name)) for name in versions if here.get(name) != versions[name]}
     if differing:
         raise ConfigError(

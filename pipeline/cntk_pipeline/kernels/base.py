@@ -128,6 +128,7 @@ class Engine(ABC):
     uses_devices : whether it computes on graphics cards; then each worker has one.
     options_type : the engine's own keys of ``[kernel]``, all with defaults. A run's specification holds them.
     takes_graphs : whether it computes kernels of graphs; others refuse them.
+    libraries : distributions of Python, beyond those of the package, of whose versions the bits of values depend.
     is_exact : whether values are those of the networks' exact kernels, of the accuracy that the package promises. Only
         then a run that it computes is a memory of estimators.
     """
@@ -137,6 +138,7 @@ class Engine(ABC):
     uses_devices: ClassVar[bool] = False
     options_type: "ClassVar[type[Section] | None]" = None
     takes_graphs: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ()
     is_exact: ClassVar[bool] = False
 
     def __init__(self, question: Question, options: "Section | None" = None) -> None:

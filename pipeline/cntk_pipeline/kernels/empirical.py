@@ -44,6 +44,7 @@ class EmpiricalEngine(Engine):
 
     numerics_version: ClassVar[int] = 1
     options_type: ClassVar[type[Section]] = EmpiricalOptions
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
 
     def __init__(self, question: Question, options: Section | None = None) -> None:
         super().__init__(question, options)

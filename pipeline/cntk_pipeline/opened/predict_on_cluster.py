@@ -19,7 +19,7 @@ from cntk_pipeline.driver.phases import Phases, View
 from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.gram.engines import load_code
+from cntk_pipeline.gram.engines import load_code, versions_for
 from cntk_pipeline.gram.memory import kernel_task_bytes
 from cntk_pipeline.opened.columns import predicted_of
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
@@ -31,7 +31,6 @@ from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.predictions import ImagesRecord, PredictionDirectory
-from cntk_pipeline.rundir.provenance import library_versions
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.rundir.submissions import find_request, obeying_requests
 from cntk_pipeline.solvers import System, forget_tiles
@@ -186,7 +185,8 @@ def _compute(
         for path in tasks.mend(directory):
             view.say(f"{path} was gone or damaged: written anew")
         _store_images(directory, images, view)
-        prepare = partial(prepare_worker, str(directory.path.absolute()), library_versions(), trusted.code)
+        versions = versions_for(run.specification.engine)
+        prepare = partial(prepare_worker, str(directory.path.absolute()), versions, trusted.code)
         cluster = trusted.config.cluster
         with (
             recording(directory),

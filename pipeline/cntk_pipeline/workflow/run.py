@@ -23,7 +23,7 @@ from cntk_pipeline.driver.rounds import Course
 from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.gram.engines import load_code, require_numerics
+from cntk_pipeline.gram.engines import load_code, other_versions, require_numerics, versions_for
 from cntk_pipeline.gram.pivots import pivot_jobs, pivot_rounds, pivots_group, trace_errors
 from cntk_pipeline.graphs import NodeCounts
 from cntk_pipeline.inference import (
@@ -38,7 +38,7 @@ from cntk_pipeline.rundir import growth, lease
 from cntk_pipeline.rundir.code import UserCode, in_absolute_places
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.grids import Jobs
-from cntk_pipeline.rundir.provenance import library_versions, provenance
+from cntk_pipeline.rundir.provenance import provenance
 from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
 from cntk_pipeline.rundir.verification import finished
 from cntk_pipeline.solvers import (
@@ -354,7 +354,7 @@ def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Itera
     specification = specification_of(loaded, tile_of(loaded, path, old))
     common = None if old is None else growth.compare(old, specification, *loaded.stored, NESTED)
     with store_explained(path):
-        run = RunDirectory.create(path, specification, provenance())
+        run = RunDirectory.create(path, specification, provenance(versions_for(specification.engine)))
     for line in loaded.contents.lines:
         view.say(line)
     for line in loaded.warnings:
@@ -473,10 +473,22 @@ def _require_numerics(run: RunDirectory) -> None:
     try:
         require_numerics(run)
     except SpecificationMismatch:
-        stages = make_report(run).stages
-        computes = computes_tiles(run.workflow().solve)
-        if any((computes or stage.phase == KERNEL) and stage.done < stage.total for stage in stages):
+        if _computes_pairs(run):
             raise
+
+
+def _computes_pairs(run: RunDirectory) -> bool:
+    """Tell whether what is left of a run takes values of the kernel that are not stored."""
+    computes = computes_tiles(run.workflow().solve)
+    return any((computes or stage.phase == KERNEL) and stage.done < stage.total for stage in make_report(run).stages)
+
+
+def _say_other_versions(run: RunDirectory, view: View) -> None:
+    """Warn where pairs are left, and a library that their bits depend on is another one than at the beginning."""
+    differing = other_versions(run)
+    if differing and _computes_pairs(run):
+        for name, (before, here) in differing.items():
+            view.say(f"warning: the run began with {name} {before}, here is {here}: new tiles may differ in last bits")
 
 
 def _load_code(run: RunDirectory, trusted: Trusted) -> None:
@@ -496,13 +508,15 @@ def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[Sto
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
     _require_numerics(run)
+    _say_other_versions(run, view)
     for path in _mend_inputs(run, config, verify):
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
     run.journal.compact()
     view.say(cluster_of(config.cluster).preparation)
     computes = computes_tiles(config.solve)
-    prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code, computes)
+    versions = versions_for(run.specification.engine)
+    prepare = partial(prepare_worker, str(run.path.absolute()), versions, begun.trusted.code, computes)
     with (
         recording(run),
         obeying_requests(run, stop, view.say),
