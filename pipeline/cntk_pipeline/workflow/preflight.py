@@ -7,7 +7,7 @@ from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import is_known
-from cntk_pipeline.inference import RESULTS, asked_of, inverse_need
+from cntk_pipeline.inference import RESULTS, asked_of, inverse_need, needs_test_kernel
 from cntk_pipeline.kernels import find_engine
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import SystemSize, computes_tiles, method_of, options_of, solver_of, tile_of_solve
@@ -15,7 +15,7 @@ from cntk_pipeline.solvers import SystemSize, computes_tiles, method_of, options
 
 def needs_engine(run: RunDirectory, config: RunConfig) -> bool:
     """Tell whether pairs may still be computed: tiles are not there, or solves compute those that are not stored."""
-    return computes_tiles(config.solve) or not gram.is_whole(run)
+    return computes_tiles(config.solve) or not gram.is_whole(run, test_kernel=needs_test_kernel(config.inference))
 
 
 def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
@@ -41,7 +41,9 @@ def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
             raise
 
 
-def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
+def require_fitting_tasks(
+    run: RunDirectory, config: RunConfig, memory: WorkerMemory | None, needed: bool | None = None
+) -> None:
     """Refuse a run whose tasks the workers have no memory for; kernel tiles only where some may still be computed.
 
     Parameters
@@ -49,6 +51,7 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
     run : with its specification and journal.
     config : its workflow.
     memory : of the workers; nothing is refused where it is not known.
+    needed : the answer of `needs_engine`; None asks.
 
     Raises
     ------
@@ -60,7 +63,7 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
     specification = run.specification
     needs: list[Need] = []
     computed = computes_tiles(config.solve)
-    if computed or gram.is_missing_tiles(run):
+    if needs_engine(run, config) if needed is None else needed:
         engine = gram.engine_of(run)
         if engine.uses_devices and memory.slots > 1:
             raise ConfigError(

@@ -484,23 +484,18 @@ def _load_code(run: RunDirectory, trusted: Trusted) -> None:
         load_code(run, trusted.code)
 
 
-def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
-    """Check all chunks of the data set if pairs may still be computed from it; otherwise only look for lost ones."""
-    computes = computes_tiles(config.solve) or gram.is_missing_tiles(run)
-    if verify or computes or run.stored_data.lost():
-        return mend_inputs(run, config)
-    return []
-
-
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
     _require_numerics(run)
-    for path in _mend_inputs(run, config, verify):
+    needed = needs_engine(run, config)  # asked once: it lists the chunks of the kernel
+    # Where no pair is computed from the data set, its chunks are not read, and lost ones are looked for.
+    for path in mend_inputs(run, config) if verify or needed or run.stored_data.lost() else ():
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
     run.journal.compact()
     view.say(cluster_of(config.cluster).preparation)
-    computes = computes_tiles(config.solve)
+    # Workers look for the tiles of K(train, train) and K(test, train) by themselves.
+    computes = computes_tiles(config.solve) or (needed and needs_test_kernel(config.inference))
     prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code, computes)
     with (
         recording(run),
@@ -517,8 +512,8 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
             view.say(f"metrics of the driver at {metrics_address}")
             if not is_loopback((config.cluster.metrics or "").rpartition(":")[0]):
                 view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
-        require_fitting_tasks(run, config, executor.memory())
-        nodes = gram.node_counts(run)
+        require_fitting_tasks(run, config, executor.memory(), needed)
+        nodes = gram.node_counts(run) if needed else None
         gram.kernel_group(run).create()
         clock = PhaseClock(run, lambda: executor.slots)
         board = Board.shown_by(executor, str(run.path))
