@@ -17,11 +17,11 @@ from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.code import in_absolute_places
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import differences, fingerprint
 from cntk_pipeline.rundir.submissions import write_ending
-from cntk_pipeline.storage import objects, open_path
+from cntk_pipeline.storage import LocalPath, objects, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES
 from cntk_pipeline.storage.tiled_array import ArraySpec, create_arrays
 
@@ -44,6 +44,22 @@ def test_a_run_whose_creation_was_stopped_at_its_name_is_created(tmp_path: Path)
         patch.setattr("os.link", refuse)
         patch.setattr("cntk_pipeline.storage.lacking.CLAIM_SECONDS", 0.05)
         assert RunDirectory.create(tmp_path, SPECIFICATION, {"host": "there"}).provenance.host == "there"
+
+
+def test_a_folder_whose_run_was_stopped_at_its_name_holds_none_yet(tmp_path: Path) -> None:
+    assert not holds_run(LocalPath(tmp_path))
+    (tmp_path / "run.json").touch()
+    assert not holds_run(LocalPath(tmp_path))
+    with pytest.raises(RunNotFound, match=r"its run.json is empty: start it again with `cntk run`"):
+        RunDirectory(tmp_path)
+    (tmp_path / "inputs.zarr").mkdir()
+    with pytest.raises(RunNotFound, match="has lost its run.json, .*: restore it from a copy"):
+        RunDirectory(tmp_path)
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "run.json").symlink_to(tmp_path / "away")
+    assert holds_run(LocalPath(tmp_path))
+    with pytest.raises(StoreError, match="run.json is a link"):
+        RunDirectory(tmp_path)
 
 
 def refuse(_: Path, target: Path) -> None:

@@ -36,6 +36,7 @@ from cntk_pipeline.opened import open_run
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.listing import list_runs
 from cntk_pipeline.workflow.load import load, specification_of
 from cntk_pipeline.workflow.report import make_report
 
@@ -421,6 +422,20 @@ def test_a_run_directory_that_never_began_says_so(tmp_path: Path, small_config: 
     RunDirectory.create(tmp_path / "x", specification_of(loaded, 16), {})
     with pytest.raises(RunNotFound, match="stopped before it began"):
         runs.resume(tmp_path / "x", Recorder(), threading.Event())
+
+
+def test_a_run_whose_driver_was_killed_as_it_gave_it_its_name_is_begun_by_the_same_command(
+    tmp_path: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with a damaged run.json where it was enough that there is such a file."""
+    monkeypatch.setattr("cntk_pipeline.storage.lacking.CLAIM_SECONDS", 0.05)
+    config = small_config(data={"train": 12, "test": 3}, readouts={"poolings": ["gap"], "kinds": ["ntk"]})
+    place = Path(str(config.store.path))
+    place.mkdir()
+    (place / "run.json").touch()
+    assert list_runs(str(tmp_path)).runs == ()
+    assert runs.plan(config).tile == 16
+    assert make_report(runs.start(config, Recorder(), threading.Event())).complete
 
 
 @pytest.mark.parametrize(

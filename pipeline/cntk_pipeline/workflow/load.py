@@ -23,7 +23,7 @@ from cntk_pipeline.kernels import Engine, PairCost, Question, is_untrained
 from cntk_pipeline.layers import Dropout
 from cntk_pipeline.layers.absent import takes_gaps, takes_padding
 from cntk_pipeline.layers.presets import PRESETS
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification
 from cntk_pipeline.sequences import has_absent_pixels, has_absent_steps
@@ -356,7 +356,7 @@ def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None) ->
                 f'{MOST_TILES:,}: give a larger one, or "auto"'
             )
         return tile
-    if path is not None and (path / "run.json").exists():
+    if path is not None and holds_run(path):
         return RunDirectory(path).specification.tile
     if old is not None:
         return old.specification.tile

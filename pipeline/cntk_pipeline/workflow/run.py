@@ -36,7 +36,7 @@ from cntk_pipeline.inference import (
 )
 from cntk_pipeline.rundir import growth, lease
 from cntk_pipeline.rundir.code import UserCode, in_absolute_places
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.provenance import library_versions, provenance
 from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
@@ -106,7 +106,7 @@ def forecast(loaded: Loaded) -> Plan:
     # A bucket that is not there yet is no reason against a forecast.
     begun = path if isinstance(path, LocalPath) else None
     _require_images(loaded, begun)
-    kept = factor_tiles(RunDirectory(begun)) if begun is not None and (begun / "run.json").exists() else ()
+    kept = factor_tiles(RunDirectory(begun)) if begun is not None and holds_run(begun) else ()
     plan = make_plan(loaded, tile_of(loaded, begun, old), kept, path.free_bytes())
     try:
         cluster_of(loaded.config.cluster).memory(loaded.config.cluster)
@@ -165,7 +165,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     """
     path = run_path(config)
     with _beginning(path) as has_begun:
-        if not (path / "run.json").exists():  # otherwise nothing may be left to do, and no cluster be needed
+        if not holds_run(path):  # otherwise nothing may be left to do, and no cluster be needed
             cluster_of(config.cluster).check(config.cluster)
         with _begun(config, view) as begun, _retracting(begun.run):
             has_begun.set()
@@ -348,7 +348,7 @@ def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Itera
         loaded = load(config)
     path = run_path(config)
     _require_images(loaded, path)
-    require_cards(config, RunDirectory(path) if (path / "run.json").exists() else None)
+    require_cards(config, RunDirectory(path) if holds_run(path) else None)
     old = growth.find_source(config, path)
     specification = specification_of(loaded, tile_of(loaded, path, old))
     common = None if old is None else growth.compare(old, specification, *loaded.stored, NESTED)
@@ -381,7 +381,7 @@ def _require_images(loaded: Loaded, path: StorePath | None) -> None:
         With the shape.
     """
     shape = loaded.data.train.images.shape[1:]
-    if not loaded.config.kernel.flips or len(shape) != 1 or (path is not None and (path / "run.json").exists()):
+    if not loaded.config.kernel.flips or len(shape) != 1 or (path is not None and holds_run(path)):
         return
     raise ConfigError(
         f"{loaded.data.name}: kernel.flips = true averages over images flipped left to right, and these are vectors of "
