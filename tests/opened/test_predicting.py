@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.cli import main as cli
-from cntk_pipeline.config import RunConfig
+from cntk_pipeline.clusters.trust import of_user, write_trusted
+from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.datasets.unlabelled import Unlabelled, open_images
 from cntk_pipeline.driver.driver import Progress
@@ -38,6 +39,7 @@ from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.predictions import find_predictions
 from cntk_pipeline.rundir.submissions import request_stop, write_ending
+from cntk_pipeline.storage import LocalPath
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -312,6 +314,38 @@ def test_what_cannot_be_asked_is_refused_and_nothing_written(run_small: Run, sma
         predict(run, np.full_like(NEW, np.nan))
     assert files_of(run) == before
     assert not (run.path / "predictions").exists()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "told"),
+    [
+        ({"kind": "local", "gpus_per_node": 2}, r"gpus_per_node = 2, and kernel.engine = \"cpu\" computes on no card"),
+        ({"kind": "address", "address": "tls://127.0.0.1:1", "tls_ca_file": "a.pem"}, "asks for certificates"),
+    ],
+    ids=["cards", "certificate"],
+)
+def test_a_cluster_that_could_not_compute_is_refused_and_nothing_written(
+    run_small: Run, cluster: dict[str, Any], told: str
+) -> None:
+    """Seen to fail where the images were stored before the executor said so."""
+    run = run_small(readouts=ONE)
+    config = run.workflow()
+    write_trusted(run, of_user(run, config.model_copy(update={"cluster": ClusterConfig(**cluster)})))
+    with pytest.raises(ConfigError, match=told):
+        predict(run, NEW)
+    assert not (run.path / "predictions").exists()
+
+
+def test_what_a_driver_of_predictions_does_is_told_as_of_a_run(
+    run_small: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, view = run_small(readouts=ONE), Recorder()
+    monkeypatch.setattr(LocalPath, "shortcomings", lambda self: ("the store lacks something",))
+    predict(run, NEW, view)
+    assert "warning: the store lacks something" in view.lines
+    (there,) = find_predictions(run)
+    log = "".join(path.read_text() for path in Path(str(there.path / "log")).iterdir())
+    assert [json.loads(line)["event"] for line in log.splitlines()].count("driver_started") == 1
 
 
 def test_an_unsolved_or_locked_run_is_refused(small_config: Config) -> None:

@@ -1,13 +1,18 @@
 """The phases of a run, each of some stages: done tiles are looked up or taken over, the driver computes the rest."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cntk_pipeline.clusters import Executor
+from cntk_pipeline.clusters.table import cluster_of
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.driver import Driver, Outcome, Progress
+from cntk_pipeline.driver.observed import recording
 from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
 from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import CorruptTile
@@ -18,6 +23,8 @@ from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.sets import TaskSet
 from cntk_pipeline.rundir.takeover import take_over
 from cntk_pipeline.rundir.verification import finished
+from cntk_pipeline.telemetry.events import Event, emit
+from cntk_pipeline.telemetry.metrics import served as metrics_served
 
 
 class View(Protocol):
@@ -112,3 +119,48 @@ class Phases:
             self.view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
         done |= served
         return done
+
+
+@contextlib.contextmanager
+def working(
+    run: RunDirectory,
+    cluster: ClusterConfig,
+    prepare: Callable[[], None],
+    view: View,
+    stop: threading.Event,
+    lease: Lease,
+    *,
+    verify: bool = False,
+    source: str | None = None,
+) -> Iterator[Phases]:
+    """Start or reach a cluster for the length of a ``with`` block, say so, and yield the phases that it computes.
+
+    Parameters
+    ----------
+    run, view, stop, lease, verify, source : as of `Phases`.
+    cluster : the ``[cluster]`` table.
+    prepare : called in each process that computes, before its first tile.
+    """
+    kind = cluster_of(cluster)
+    view.say(kind.preparation)
+    with (
+        recording(run),
+        metrics_served(cluster.metrics) as metrics_address,
+        kind.executor(cluster, prepare, stop) as executor,
+        executor.watched(),
+    ):
+        view.say(f"computing on {executor.describe()}")
+        for line in (*executor.warnings, *run.root.shortcomings()):
+            view.say(f"warning: {line}")
+        emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
+        if metrics_address is not None:
+            view.say(f"metrics of the driver at {metrics_address}")
+            if not is_loopback((cluster.metrics or "").rpartition(":")[0]):
+                view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
+        clock = PhaseClock(run, lambda: executor.slots)
+        board = Board.shown_by(executor, str(run.path))
+        try:
+            yield Phases(run, executor, view, clock, board, stop, verify, lease, source)
+        finally:
+            clock.end()
+            run.journal.close()

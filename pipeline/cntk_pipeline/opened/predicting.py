@@ -7,19 +7,14 @@ from functools import partial
 
 import numpy as np
 
-from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.clusters.memory import TileNeed, kernel_task_bytes
-from cntk_pipeline.clusters.table import cluster_of, current_job
+from cntk_pipeline.clusters.table import cluster_of, current_job, require_devices
 from cntk_pipeline.clusters.trust import Trusted, read_trusted
 from cntk_pipeline.datasets.unlabelled import Unlabelled
-from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.driver import Outcome
-from cntk_pipeline.driver.observed import recording
-from cntk_pipeline.driver.phases import Phases, View
-from cntk_pipeline.driver.timing import PhaseClock
+from cntk_pipeline.driver.phases import Phases, View, working
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.gram.engines import load_code
+from cntk_pipeline.gram.engines import load_code, uses_devices
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.new_images import NewImages
 from cntk_pipeline.opened.predicted import predicted_of
@@ -39,6 +34,7 @@ from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.storage.tiled_array import Array, TiledArray
 from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import predictions as tasks
+from cntk_pipeline.workflow.preflight import kernel_need
 from cntk_pipeline.workflow.run import prepare_worker
 
 
@@ -111,7 +107,7 @@ def predict_images(
     SpecificationMismatch
         If another version of the package computed the kernel.
     TilesFailed, WorkersLost, NotTrusted
-        As of a run.
+        As of a run. A cluster that could not compute is refused as of a run too, with `ConfigError`.
     """
     system = find_system(run, find_readout(run, question.readout), question.ridge)
     require_whole(run, stored_coefficients(run, system), f"the solution of {system.label}")
@@ -129,10 +125,13 @@ def predict_images(
         if trusted.code is not None:
             load_code(run, trusted.code)
         engine = require_engine(run, system.readout)
+        cluster = trusted.config.cluster
+        require_devices(cluster, run.specification.engine.name, uses_devices=uses_devices(run))
+        cluster_of(cluster).check(cluster)
         columns = run.column_cut.count
         pairs = len(images) * columns
         seconds = first_cost(engine, images[: engine.lane_width], pairs).seconds_left(pairs) or 0.0
-        slots = cluster_of(trusted.config.cluster).slots(trusted.config.cluster)
+        slots = cluster_of(cluster).slots(cluster)
         view.say(cost_line(len(images), columns, seconds / slots, slots))
         there = _compute(run, digest, images, system, question, trusted, view, stop)
     return _read(run, there, images, system, question)
@@ -186,27 +185,18 @@ def _compute(
             view.say(f"{path} was gone or damaged: written anew")
         _store_images(there, images, view)
         prepare = partial(prepare_worker, str(there.path.absolute()), library_versions(), trusted.code)
-        cluster = trusted.config.cluster
         with (
-            recording(there),
             obeying_requests(run, stop, view.say, earlier),
-            cluster_of(cluster).executor(cluster, prepare, stop) as executor,
-            executor.watched(),
+            working(there, trusted.config.cluster, prepare, view, stop, held) as phases,
         ):
-            view.say(f"computing on {executor.describe()}")
-            for line in executor.warnings:
-                view.say(f"warning: {line}")
-            _require_room(there, executor.memory())
+            memory = phases.executor.memory()
+            if memory is not None:
+                kernel_need(there, memory).require(memory)
             tasks.kernel_group(there).create()
-            clock = PhaseClock(there, lambda: executor.slots)
-            board = Board.shown_by(executor, str(there.path))
-            phases = Phases(there, executor, view, clock, board, stop, False, held, None)
             try:
                 _run_phases(phases, run, system, question)
             finally:
-                clock.end()
                 forget_tiles()
-                there.journal.close()
     return there
 
 
@@ -260,18 +250,6 @@ def _store_images(there: PredictionDirectory, images: NewImages, view: View) -> 
         there.stored_data.write_again({"test_images": images})
         for path in damaged:
             view.say(f"{path} was gone or damaged: written anew from {there.images.origin}")
-
-
-def _require_room(there: PredictionDirectory, memory: WorkerMemory | None) -> None:
-    """Refuse tiles that the workers have no memory for, with a `ConfigError`."""
-    if memory is not None:
-        engine = gram.engine_of(there)
-        nodes, tile = gram.node_counts(there), there.specification.tile
-
-        def task_bytes(tile: int) -> int:
-            return kernel_task_bytes(engine, tile, nodes)
-
-        TileNeed("kernel tile", "kernel.tile", tile, engine.lane_width, task_bytes).require(memory)
 
 
 def _read(

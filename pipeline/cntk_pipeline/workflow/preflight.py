@@ -62,23 +62,9 @@ def require_fitting_tasks(
         return
     specification = run.specification
     needs: list[Need] = []
-    computed = computes_tiles(config.solve)
     if needs_engine(run, config) if needed is None else needed:
-        engine = gram.engine_of(run)
-        if engine.uses_devices and memory.slots > 1:
-            raise ConfigError(
-                f"a worker of this cluster computes {memory.slots} tiles at once, and has one graphics card: start it "
-                "with one thread (dask worker --nthreads 1) and with a card of its own: docs/gpu.md"
-            )
-        nodes = gram.node_counts(run)
-
         # A pass that computes a tile holds it in float64 too, as it is and normalised.
-        promoted = 2 * 8 if computed else 0
-
-        def task_bytes(tile: int) -> int:
-            return kernel_task_bytes(engine, tile, nodes) + promoted * tile**2
-
-        needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, engine.lane_width, task_bytes))
+        needs.append(kernel_need(run, memory, 2 * 8 if computes_tiles(config.solve) else 0))
     solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data
     tile = tile_of_solve(config.solve, data.train, specification.tile)
     size = SystemSize(
@@ -90,3 +76,31 @@ def require_fitting_tasks(
         needs.append(inverse_need(size))
     for need in (*needs, *solver.needs(size, options)):
         need.require(memory)
+
+
+def kernel_need(run: RunDirectory, memory: WorkerMemory, more_bytes: int = 0) -> Need:
+    """Find the memory that a kernel tile needs.
+
+    Parameters
+    ----------
+    run : with its specification and its images.
+    memory : of the workers.
+    more_bytes : held beside the tile, for each of its entries.
+
+    Raises
+    ------
+    ConfigError
+        If several tiles would share a graphics card.
+    """
+    engine = gram.engine_of(run)
+    if engine.uses_devices and memory.slots > 1:
+        raise ConfigError(
+            f"a worker of this cluster computes {memory.slots} tiles at once, and has one graphics card: start it "
+            "with one thread (dask worker --nthreads 1) and with a card of its own: docs/gpu.md"
+        )
+    nodes = gram.node_counts(run)
+
+    def task_bytes(tile: int) -> int:
+        return kernel_task_bytes(engine, tile, nodes) + more_bytes * tile**2
+
+    return TileNeed("kernel tile", "kernel.tile", run.specification.tile, engine.lane_width, task_bytes)

@@ -14,13 +14,9 @@ from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.table import cluster_of, cluster_of_new, current_job, require_extras
 from cntk_pipeline.clusters.trust import Trusted, of_user, read_trusted, warnings, write_trusted
 from cntk_pipeline.config import DEFAULT_ENGINE, ClusterConfig, RunConfig
-from cntk_pipeline.config.loopback import is_loopback
-from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.driver import Outcome
-from cntk_pipeline.driver.observed import recording
-from cntk_pipeline.driver.phases import Phases, View
+from cntk_pipeline.driver.phases import Phases, View, working
 from cntk_pipeline.driver.rounds import Course
-from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code, require_numerics
@@ -63,8 +59,6 @@ from cntk_pipeline.solvers import (
 )
 from cntk_pipeline.storage import LocalPath, StorePath, open_path
 from cntk_pipeline.storage.durable import store_explained
-from cntk_pipeline.telemetry.events import Event, emit
-from cntk_pipeline.telemetry.metrics import served as metrics_served
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
 from cntk_pipeline.workflow.load import Loaded, load, mend_inputs, slots_of, specification_of, tile_of, write_inputs
 from cntk_pipeline.workflow.plan import Plan, make_plan
@@ -493,37 +487,21 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         view.say(f"{path} was gone or damaged: written anew from the data set")
     _sweep(run, view)
     run.journal.compact()
-    view.say(cluster_of(config.cluster).preparation)
     # Workers look for the tiles of K(train, train) and K(test, train) by themselves.
     computes = computes_tiles(config.solve) or (needed and needs_test_kernel(config.inference))
     prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code, computes)
+    source = begun.trusted.source
     with (
-        recording(run),
         obeying_requests(run, stop, view.say),
-        metrics_served(config.cluster.metrics) as metrics_address,
-        cluster_of(config.cluster).executor(config.cluster, prepare, stop) as executor,
-        executor.watched(),
+        working(run, config.cluster, prepare, view, stop, begun.lease, verify=verify, source=source) as phases,
     ):
-        view.say(f"computing on {executor.describe()}")
-        for line in (*executor.warnings, *run.path.shortcomings()):
-            view.say(f"warning: {line}")
-        emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
-        if metrics_address is not None:
-            view.say(f"metrics of the driver at {metrics_address}")
-            if not is_loopback((config.cluster.metrics or "").rpartition(":")[0]):
-                view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
-        require_fitting_tasks(run, config, executor.memory(), needed)
+        require_fitting_tasks(run, config, phases.executor.memory(), needed)
         nodes = gram.node_counts(run) if needed else None
         gram.kernel_group(run).create()
-        clock = PhaseClock(run, lambda: executor.slots)
-        board = Board.shown_by(executor, str(run.path))
-        phases = Phases(run, executor, view, clock, board, stop, verify, begun.lease, begun.trusted.source)
         try:
             _compute(phases, config, nodes)
         finally:
-            clock.end()
             forget_tiles()  # an executor may have computed in this process
-            run.journal.close()
 
 
 def _compute(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> None:
