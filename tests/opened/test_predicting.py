@@ -269,8 +269,10 @@ def test_a_damaged_tile_is_computed_again_or_the_command_that_finds_it_is_named(
     assert computed(view) == 2
     mean.unlink()
     flip_bit(run.solved(there.solves_begun()[0], "coefficients").chunk_path(0, 0))
+    view = Recorder()
     with pytest.raises(CorruptTile, match=rf"does not match.*`cntk resume --verify {run.path}` computes it again"):
-        predict(run, NEW)
+        predict(run, NEW, view)
+    assert sum("checking all tiles" in line for line in view.lines) == 1  # not a second time, just before it gives up
     runs.resume(run.path, Recorder(), threading.Event(), verify=True)
     np.testing.assert_array_equal(predict(run, NEW).scores, expected)
 

@@ -512,8 +512,11 @@ def test_a_kernel_tile_that_is_damaged_again_and_again_ends_the_run(
         return read(self, *index)
 
     monkeypatch.setattr(TiledArray, "read", broken)
+    view = Recorder()
     with pytest.raises((TilesFailed, CorruptTile), match="always bad"):
-        run_small()
+        run_small(view, readouts={"poolings": ["gap"], "kinds": ["ntk"]})
+    assert view.stages == ["kernel", "solve"] * 3
+    assert sum("checking all tiles" in line for line in view.lines) == 2  # not a third time, just before it gives up
 
 
 def test_a_run_over_flips_holds_the_mean_with_the_flipped_images(run_small: Run, small_config: Config) -> None:

@@ -37,6 +37,9 @@ from cntk_pipeline.workflow import predictions as tasks
 from cntk_pipeline.workflow.preflight import kernel_need
 from cntk_pipeline.workflow.run import prepare_worker
 
+PASSES = 2
+"""Passes at most: the first, and the one that computes damaged tiles of the predictions again."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -210,7 +213,7 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     """
     there = phases.run
     assert isinstance(there, PredictionDirectory)
-    for _ in range(2):
+    for left in reversed(range(PASSES)):
         outcome = Outcome()
         for phase, jobs in _phases(there, system, question):
             if not outcome.failed:
@@ -218,12 +221,12 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
         damaged = outcome.damaged
         if not damaged:
             break
+        if not left:
+            raise CorruptTile(
+                f"{damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same command "
+                "goes on"
+            )
         phases = phases.checking_all(damaged[0])
-    else:
-        raise CorruptTile(
-            f"{damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same command "
-            "goes on"
-        )
     outcome.require()
 
 

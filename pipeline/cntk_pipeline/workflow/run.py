@@ -69,8 +69,8 @@ from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, NESTED, SOLVE, find
 if TYPE_CHECKING:
     from cntk_pipeline.kernels import NodeSummary, Summary
 
-REPAIRS = 3
-"""How often a run goes back to compute tiles that turned out to be damaged."""
+PASSES = 3
+"""Passes at most: the first, and those that compute damaged tiles again."""
 
 
 @dataclass(frozen=True)
@@ -505,11 +505,11 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
 
 
 def _compute(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> None:
-    """Compute what is left; where a tile is found damaged, check all and begin again, `REPAIRS` times at most."""
-    for _ in range(REPAIRS):
+    """Compute what is left; where a tile is found damaged, check all and begin again; `PASSES` passes at most."""
+    for left in reversed(range(PASSES)):
         outcomes = _pass(phases, config, nodes)
         damaged = [error for outcome in outcomes for error in outcome.damaged]
-        if not damaged:
+        if not damaged or not left:
             break
         phases = phases.checking_all(damaged[0])
     for outcome in outcomes:
