@@ -215,6 +215,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_dropout_of_rate_zero_is_the_identity_for_a_choice_of_centres_too(
+    small_config: Callable[..., RunConfig],
+) -> None:
+    """Seen to fail where each Dropout was refused, whatever its rate."""
+    layers: list[dict[str, Any]] = [{"layer": name} for name in ("Flatten", "Dense", "Relu", "Dropout", "Dense")]
+    layers[3] |= {"rate": 0.0}
+    sections = {"network": {"preset": None, "layers": layers}, "readouts": {"depths": [], "poolings": [], "kinds": ["ntk"]}}
+    run = runs.start(small_config(**sections, solve=SOLVE), Recorder(), threading.Event())
+    assert make_report(run).complete
+
+
 def test_a_kernel_of_zeros_is_named(chosen: Run, tmp_path: Path) -> None:
     black = np.zeros((8, 6, 5, 1), np.float32)
     labels = np.array([0, 1] * 4)

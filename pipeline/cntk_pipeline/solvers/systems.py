@@ -37,7 +37,7 @@ def unit_scale(variance: Array) -> Array:
     return np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
 
 
-def ridge_candidates(task: TaskName = "classification") -> tuple[float, ...]:
+def ridge_candidates(task: TaskName) -> tuple[float, ...]:
     """Return the ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
     return MEASURED_RIDGES if task == "regression" else AUTO_RIDGES
 
