@@ -34,9 +34,7 @@ def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Take one of the two ways, whatever it costs."""
 
     def choose(way: str) -> None:
-        monkeypatch.setattr(
-            "cntk_pipeline.inference.auto_ridge.in_memory", lambda *given: way == "eigenvalues"
-        )
+        monkeypatch.setattr("cntk_pipeline.inference.auto_ridge.in_memory", lambda *given: way == "eigenvalues")
 
     return choose
 

@@ -338,9 +338,7 @@ def test_a_cluster_that_could_not_compute_is_refused_and_nothing_written(
     assert not (run.path / "predictions").exists()
 
 
-def test_what_a_driver_of_predictions_does_is_told_as_of_a_run(
-    run_small: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_driver_of_predictions_does_is_told_as_of_a_run(run_small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run, view = run_small(readouts=ONE), Recorder()
     monkeypatch.setattr(LocalPath, "shortcomings", lambda self: ("the store lacks something",))
     predict(run, NEW, view)

@@ -53,12 +53,12 @@ def test_a_folder_whose_run_was_stopped_at_its_name_holds_none_yet(tmp_path: Pat
     with pytest.raises(RunNotFound, match=r"its run.json is empty: start it again with `cntk run`"):
         RunDirectory(tmp_path)
     (tmp_path / "inputs.zarr").mkdir()
-    with pytest.raises(RunNotFound, match="has lost its run.json, .*: restore it from a copy"):
+    with pytest.raises(RunNotFound, match=r"has lost its run.json, .*: restore it from a copy"):
         RunDirectory(tmp_path)
     (tmp_path / "run.json").unlink()
     (tmp_path / "run.json").symlink_to(tmp_path / "away")
     assert holds_run(LocalPath(tmp_path))
-    with pytest.raises(StoreError, match="run.json is a link"):
+    with pytest.raises(StoreError, match=r"run.json is a link"):
         RunDirectory(tmp_path)
 
 

@@ -221,8 +221,9 @@ def test_dropout_of_rate_zero_is_the_identity_for_a_choice_of_centres_too(
     """Seen to fail where each Dropout was refused, whatever its rate."""
     layers: list[dict[str, Any]] = [{"layer": name} for name in ("Flatten", "Dense", "Relu", "Dropout", "Dense")]
     layers[3] |= {"rate": 0.0}
-    sections = {"network": {"preset": None, "layers": layers}, "readouts": {"depths": [], "poolings": [], "kinds": ["ntk"]}}
-    run = runs.start(small_config(**sections, solve=SOLVE), Recorder(), threading.Event())
+    readouts = {"depths": [], "poolings": [], "kinds": ["ntk"]}
+    config = small_config(network={"preset": None, "layers": layers}, readouts=readouts, solve=SOLVE)
+    run = runs.start(config, Recorder(), threading.Event())
     assert make_report(run).complete
 
 

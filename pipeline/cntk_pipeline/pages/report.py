@@ -84,7 +84,7 @@ def _compared(report: RunReport) -> list[Section]:
     found = []
     for key, title in (("evidence", "Evidence"), ("calibration", "Probabilities of all systems")):
         records = [
-            (f"{solve.readout}, ridge {solve.ridge:g}", item.record)
+            (solve.label, item.record)
             for solve in report.solves
             for item in solve.inferred
             if item.product == key and item.record is not None

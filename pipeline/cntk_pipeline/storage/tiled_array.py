@@ -207,6 +207,10 @@ class TiledArray:
         _MAPPED.keep(path, version, values)
         return values
 
+    def read_all(self) -> Array:
+        """Read all tiles of an array that is small; errors as in `read`."""
+        return self.read_region(*((0, size) for size in self.shape))
+
     def read_region(self, *bounds: tuple[int, int], symmetric: bool = False) -> Array:
         """Read a rectangle of samples from the tiles that hold it.
 

@@ -20,8 +20,8 @@ from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, PairCost, Question, is_untrained
-from cntk_pipeline.layers.normalization import find_dropout
 from cntk_pipeline.layers.absent import takes_gaps, takes_padding
+from cntk_pipeline.layers.normalization import find_dropout
 from cntk_pipeline.layers.presets import PRESETS
 from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
