@@ -23,7 +23,7 @@ from cntk_pipeline.rundir.specification import differences, fingerprint
 from cntk_pipeline.rundir.submissions import write_ending
 from cntk_pipeline.storage import LocalPath, objects, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES
-from cntk_pipeline.storage.tiled_array import ArraySpec, create_arrays
+from cntk_pipeline.storage.tiled_array import ArraySpec, Group
 
 
 def test_a_directory_without_a_run_is_said_to_hold_none(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_nothing_is_taken_back_once_something_is_computed(tmp_path: Path, sign: 
 
 def test_an_array_behind_a_link_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
-    create_arrays(tmp_path / "elsewhere.zarr", [ArraySpec("deep/train", (4, 4), (2, 2), "float32", ("a", "b"))], {})
+    Group(tmp_path / "elsewhere.zarr", (ArraySpec("deep/train", (4, 4), (2, 2), "float32", ("a", "b")),), {}).create()
     (tmp_path / "run" / "kernel.zarr").symlink_to(tmp_path / "elsewhere.zarr")
     with pytest.raises(StoreError, match=r"is or lies behind a link that leads out of the run directory"):
         run.kernel("deep", "train")

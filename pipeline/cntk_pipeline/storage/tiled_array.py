@@ -330,7 +330,8 @@ class Group:
 
     def create(self) -> None:
         """Create it, all at once; nothing happens where it exists already."""
-        create_arrays(self.path, self.arrays, self.attributes)
+        if not is_made(self.path):
+            self.path.make_whole(((name, (content,)) for name, content in self.files().items()), GROUP_RECORD)
 
     def mend(self) -> list[StorePath]:
         """Write metadata files anew that are gone or wrong; return them."""
@@ -355,14 +356,6 @@ def _is_within(expected: Any, found: Any) -> bool:
     if isinstance(expected, dict) and isinstance(found, dict):
         return all(key in found and _is_within(value, found[key]) for key, value in expected.items())
     return bool(expected == found)
-
-
-def create_arrays(group_path: StorePath, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
-    """Create a zarr group with tiled arrays, all at once; nothing happens where it exists already."""
-    if is_made(group_path):
-        return
-    metadata = zarr_metadata(specs, attributes)
-    group_path.make_whole(((name, (content,)) for name, content in metadata.items()), GROUP_RECORD)
 
 
 def is_made(group_path: StorePath) -> bool:
