@@ -121,8 +121,8 @@ def predict_images(
         view.say(f"warning: {note}")
     trusted = read_trusted(run, trust=question.trust)
     digest = images.digest()
-    there = _find(run, digest, system.readout)
-    if there is not None and _is_whole(there, system, question):
+    directory = _find(run, digest, system.readout)
+    if directory is not None and _is_whole(directory, system, question):
         view.say("these images are predicted already: nothing is computed")
     else:
         if trusted.code is not None:
@@ -136,8 +136,8 @@ def predict_images(
         seconds = first_cost(engine, images[: engine.lane_width], pairs).seconds_left(pairs) or 0.0
         slots = cluster_of(cluster).slots(cluster)
         view.say(cost_line(len(images), columns, seconds / slots, slots))
-        there = _compute(run, digest, images, system, question, trusted, view, stop)
-    return _read(run, there, images, system, question)
+        directory = _compute(run, digest, images, system, question, trusted, view, stop)
+    return _read(run, directory, images, system, question)
 
 
 def _find(run: RunDirectory, digest: str, readout: str) -> PredictionDirectory | None:
@@ -147,18 +147,18 @@ def _find(run: RunDirectory, digest: str, readout: str) -> PredictionDirectory |
         return None
 
 
-def _arrays(there: PredictionDirectory, system: System, question: Question) -> list[Stored]:
+def _arrays(directory: PredictionDirectory, system: System, question: Question) -> list[Stored]:
     """Describe the asked results: the mean, and the variance where a deviation is asked for."""
-    found = [Stored.of(tasks.mean_group(there, system), "mean")]
+    found = [Stored.of(tasks.mean_group(directory, system), "mean")]
     if question.std:
-        found.append(Stored.of(tasks.variance_products(there, system)[-1].group(there), "variance"))
+        found.append(Stored.of(tasks.variance_products(directory, system)[-1].group(directory), "variance"))
     return found
 
 
-def _is_whole(there: PredictionDirectory, system: System, question: Question) -> bool:
+def _is_whole(directory: PredictionDirectory, system: System, question: Question) -> bool:
     """Tell whether all asked results are there, by their names; they are checked when they are read."""
     try:
-        for stored in _arrays(there, system, question):
+        for stored in _arrays(directory, system, question):
             TiledArray(open_path(stored.place))
             done, total = stored.count()
             if done < total:
@@ -183,24 +183,24 @@ def _compute(
     earlier = find_request(run)
     with store_explained(run.path, None), lease.hold(run.lease_path, current_job()) as held:
         record = ImagesRecord(len(images), images.given.origin)
-        there = PredictionDirectory.begin(run, digest, system.readout, record)
-        for path in tasks.mend(there):
+        directory = PredictionDirectory.begin(run, digest, system.readout, record)
+        for path in tasks.mend(directory):
             view.say(f"{path} was gone or damaged: written anew")
-        _store_images(there, images, view)
-        prepare = partial(prepare_worker, str(there.path.absolute()), library_versions(), trusted.code)
+        _store_images(directory, images, view)
+        prepare = partial(prepare_worker, str(directory.path.absolute()), library_versions(), trusted.code)
         with (
             obeying_requests(run, stop, view.say, earlier),
-            working(there, trusted.config.cluster, prepare, view, stop, held) as phases,
+            working(directory, trusted.config.cluster, prepare, view, stop, held) as phases,
         ):
             memory = phases.executor.memory()
             if memory is not None:
-                kernel_need(there, memory).require(memory)
-            tasks.kernel_group(there).create()
+                kernel_need(directory, memory).require(memory)
+            tasks.kernel_group(directory).create()
             try:
                 _run_phases(phases, run, system, question)
             finally:
                 forget_tiles()
-    return there
+    return directory
 
 
 def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Question) -> None:
@@ -211,11 +211,11 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     CorruptTile
         If a tile of the run itself is damaged.
     """
-    there = phases.run
-    assert isinstance(there, PredictionDirectory)
+    directory = phases.run
+    assert isinstance(directory, PredictionDirectory)
     for left in reversed(range(PASSES)):
         outcome = Outcome()
-        for phase, jobs in _phases(there, system, question):
+        for phase, jobs in _phases(directory, system, question):
             if not outcome.failed:
                 outcome = phases.run_jobs(phase, jobs)
         damaged = outcome.damaged
@@ -230,38 +230,39 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     outcome.require()
 
 
-def _phases(there: PredictionDirectory, system: System, question: Question) -> list[tuple[str, Sequence[Job]]]:
-    tasks.mean_group(there, system).create()
+def _phases(directory: PredictionDirectory, system: System, question: Question) -> list[tuple[str, Sequence[Job]]]:
+    tasks.mean_group(directory, system).create()
     found: list[tuple[str, Sequence[Job]]] = [
-        ("kernel", tasks.kernel_jobs(there, gram.node_counts(there))),
-        ("predict", tasks.mean_jobs(there, system)),
+        ("kernel", tasks.kernel_jobs(directory, gram.node_counts(directory))),
+        ("predict", tasks.mean_jobs(directory, system)),
     ]
     if question.std:
-        for product in tasks.variance_products(there, system):
-            product.create(there)
-        found.append(("deviation", tasks.variance_jobs(there, system)))
+        for product in tasks.variance_products(directory, system):
+            product.create(directory)
+        found.append(("deviation", tasks.variance_jobs(directory, system)))
     return found
 
 
-def _store_images(there: PredictionDirectory, images: NewImages, view: View) -> None:
+def _store_images(directory: PredictionDirectory, images: NewImages, view: View) -> None:
     """Store the images; where they are stored already, damaged parts are written anew."""
-    if not there.has_inputs():
-        there.stored_data.write({"test_images": images})
+    if not directory.has_inputs():
+        directory.stored_data.write({"test_images": images})
         return
-    damaged = there.stored_data.damaged()
+    damaged = directory.stored_data.damaged()
     if damaged:
-        there.stored_data.write_again({"test_images": images})
+        directory.stored_data.write_again({"test_images": images})
         for path in damaged:
-            view.say(f"{path} was gone or damaged: written anew from {there.images.origin}")
+            view.say(f"{path} was gone or damaged: written anew from {directory.images.origin}")
 
 
 def _read(
-    run: RunDirectory, there: PredictionDirectory, images: NewImages, system: System, question: Question
+    run: RunDirectory, directory: PredictionDirectory, images: NewImages, system: System, question: Question
 ) -> Predictions:
     """Read the results, checked."""
     try:
         scores, *variances = (
-            np.asarray(stored.lazy().compute(scheduler="synchronous")) for stored in _arrays(there, system, question)
+            np.asarray(stored.lazy().compute(scheduler="synchronous"))
+            for stored in _arrays(directory, system, question)
         )
     except CorruptTile as error:
         raise CorruptTile(
@@ -269,8 +270,8 @@ def _read(
         ) from None
     if np.isnan(scores).any():
         raise StoreError(
-            f"{there.path}: predictions vanished while they were read: the same command computes them again"
+            f"{directory.path}: predictions vanished while they were read: the same command computes them again"
         )
-    data = there.specification.data
+    data = directory.specification.data
     std = deviations_of(variances[0], deviation_factors(run, system)) if variances else None
     return Predictions(tuple(images.given.names), data, scores, std)
