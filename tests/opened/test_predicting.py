@@ -33,7 +33,7 @@ from cntk_pipeline.estimators import KernelRegressor
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import new_images, open_run
 from cntk_pipeline.opened.output import columns_of, require_output, write_predictions
-from cntk_pipeline.opened.predicting import Predictions, Question, predict_images
+from cntk_pipeline.opened.predicting import PredictionQuestion, Predictions, predict_images
 from cntk_pipeline.regression import gp_posterior
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -61,7 +61,7 @@ def source(small_npz: Path) -> dict[str, np.ndarray]:
 
 def predict(run: RunDirectory, images: np.ndarray, view: Recorder | None = None, **asked: Any) -> Predictions:
     return predict_images(
-        run, Unlabelled.of(images, "memory"), Question(**asked), view or Recorder(), threading.Event()
+        run, Unlabelled.of(images, "memory"), PredictionQuestion(**asked), view or Recorder(), threading.Event()
     )
 
 
@@ -172,7 +172,7 @@ def test_a_stopped_prediction_goes_on(run_small: Run) -> None:
     Path(str(run.path / "predictions")).rename(Path(str(run.path)).parent / "aside")
     view, stop = stop_after(2)
     with pytest.raises(Interrupted, match="every finished tile is kept"):
-        predict_images(run, Unlabelled.of(NEW, "memory"), Question(), view, stop)
+        predict_images(run, Unlabelled.of(NEW, "memory"), PredictionQuestion(), view, stop)
     assert computed(view) >= 2
     rest = Recorder()
     np.testing.assert_array_equal(predict(run, NEW, rest).scores, expected)
@@ -190,7 +190,7 @@ def test_images_are_read_some_at_a_time(run_small: Run, monkeypatch: pytest.Monk
     given = Unlabelled("memory", list(map(str, range(len(NEW)))), NEW.shape, NEW.dtype, read)
     monkeypatch.setattr(new_images, "BLOCK_BYTES", 4 * 8 * 60)
     monkeypatch.setattr("cntk_pipeline.rundir.stored_data.CHUNK_BYTES", 4 * 4 * 60)
-    found = predict_images(run, given, Question(), Recorder(), threading.Event())
+    found = predict_images(run, given, PredictionQuestion(), Recorder(), threading.Event())
     assert max(most) == 16  # the sample on which a pair is timed
     assert sorted(most)[:-1] == sorted([4] * 10 + [1, 1])
     monkeypatch.undo()
@@ -297,7 +297,7 @@ def test_a_request_to_an_earlier_driver_is_neither_obeyed_nor_deleted(run_small:
 
     view, stop = Asking(), threading.Event()
     with pytest.raises(Interrupted, match="every finished tile is kept"):
-        predict_images(run, Unlabelled.of(NEW, "memory"), Question(), view, stop)
+        predict_images(run, Unlabelled.of(NEW, "memory"), PredictionQuestion(), view, stop)
     np.testing.assert_array_equal(predict(run, NEW).scores, expected)
 
 
@@ -477,7 +477,7 @@ def test_a_prediction_that_was_killed_goes_on(run_small: Run, tmp_path: Path) ->
     assert 20 <= kept < 500
     assert not (tmp_path / "out.npz").exists()
     view = Recorder()
-    found = predict_images(run, open_images(tmp_path / "new.npy"), Question(), view, threading.Event())
+    found = predict_images(run, open_images(tmp_path / "new.npy"), PredictionQuestion(), view, threading.Event())
     assert computed(view) <= 500 - kept  # 300 tiles, 100 variances, 100 blocks of means
     assert computed(view) >= 500 - kept - 4  # a tile or two had been written without a receipt
     np.testing.assert_array_equal(found.scores, open_run(run.path).decision_function(images, say=None))

@@ -22,7 +22,7 @@ from cntk_pipeline.estimators.run_memory import RunMemory
 from cntk_pipeline.gram import pivots
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.opened.new_images import like_of
-from cntk_pipeline.opened.predicting import Question, predict_images
+from cntk_pipeline.opened.predicting import PredictionQuestion, predict_images
 from cntk_pipeline.opened.run import open_run
 from cntk_pipeline.regression import choose_centres
 from cntk_pipeline.regression.pivots import Block
@@ -88,7 +88,7 @@ def test_a_run_draws_what_is_drawn_in_memory_and_solves_on_it(
     images = np.asarray(np.load(run.workflow().data.path)["x_test"])  # type: ignore[arg-type]
     np.testing.assert_allclose(opened.decision_function(images, say=None), means, rtol=0, atol=1e-9)
     given = Unlabelled.of(images, "images", like_of(run))
-    predicted = predict_images(run, given, Question(std=True), Recorder(), threading.Event())
+    predicted = predict_images(run, given, PredictionQuestion(std=True), Recorder(), threading.Event())
     np.testing.assert_allclose(predicted.scores, opened.predictions(), rtol=0, atol=1e-12)
     low = columns @ np.linalg.solve(corner, columns.T)
     inner = low + 1e-3 * np.eye(TRAIN)

@@ -24,7 +24,7 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code
 from cntk_pipeline.kernels import plugin_code
 from cntk_pipeline.opened import open_run
-from cntk_pipeline.opened.predicting import Question, predict_images
+from cntk_pipeline.opened.predicting import PredictionQuestion, predict_images
 from cntk_pipeline.plots.displays.network import Network as NetworkDisplay
 from cntk_pipeline.rundir.code import UserCode
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -118,7 +118,9 @@ def test_the_exact_engine_through_a_plugin_has_the_same_bits_in_every_command(
     resume(run)
     assert [path.read_bytes() for path in (lost, damaged)] == before
     assert runs.verify(run.path).bad == ()
-    found = predict_images(run, Unlabelled.of(NEW, "memory"), Question("depth3-gap-ntk"), Recorder(), threading.Event())
+    found = predict_images(
+        run, Unlabelled.of(NEW, "memory"), PredictionQuestion("depth3-gap-ntk"), Recorder(), threading.Event()
+    )
     readout = (3, "gap", "ntk")
     np.testing.assert_array_equal(found.scores, open_run(plain.path).decision_function(NEW, readout, say=None))
     np.testing.assert_array_equal(found.scores, open_run(run.path).decision_function(NEW, readout, say=None))
@@ -338,7 +340,7 @@ def test_code_of_another_user_is_imported_by_the_users_word_alone(
         elif word == "cluster":
             resume(run, cluster=ClusterConfig(kind="serial"), trust=trusted)
         elif word == "predict":
-            question = Question("depth3-gap-ntk", trust=trusted)
+            question = PredictionQuestion("depth3-gap-ntk", trust=trusted)
             predict_images(run, Unlabelled.of(NEW, "memory"), question, Recorder(), threading.Event())
         elif word == "memory":
             open_run(run.path, trust=trusted).predict(NEW, "depth3-gap-ntk", say=None)

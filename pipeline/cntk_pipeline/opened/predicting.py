@@ -19,7 +19,7 @@ from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.new_images import NewImages
 from cntk_pipeline.opened.predicted import predicted_of
 from cntk_pipeline.opened.prediction import cost_line, first_cost, require_engine, stored_coefficients
-from cntk_pipeline.opened.systems import Readout, find_readout, find_system
+from cntk_pipeline.opened.systems import AskedReadout, find_readout, find_system
 from cntk_pipeline.opened.tiles import Stored, require_whole
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -42,7 +42,7 @@ PASSES = 2
 
 
 @dataclass(frozen=True)
-class Question:
+class PredictionQuestion:
     """What is asked of new images.
 
     Attributes
@@ -54,7 +54,7 @@ class Question:
         if another user wrote them.
     """
 
-    readout: Readout = None
+    readout: AskedReadout = None
     ridge: float | None = None
     std: bool = False
     trust: bool = False
@@ -85,7 +85,7 @@ class Predictions:
 
 
 def predict_images(
-    run: RunDirectory, given: Unlabelled, question: Question, view: View, stop: threading.Event
+    run: RunDirectory, given: Unlabelled, question: PredictionQuestion, view: View, stop: threading.Event
 ) -> Predictions:
     """Predict new images, or read predictions that are there; the run itself is not changed.
 
@@ -147,7 +147,7 @@ def _find(run: RunDirectory, digest: str, readout: str) -> PredictionDirectory |
         return None
 
 
-def _arrays(directory: PredictionDirectory, system: System, question: Question) -> list[Stored]:
+def _arrays(directory: PredictionDirectory, system: System, question: PredictionQuestion) -> list[Stored]:
     """Describe the asked results: the mean, and the variance where a deviation is asked for."""
     found = [Stored.of(tasks.mean_group(directory, system), "mean")]
     if question.std:
@@ -155,7 +155,7 @@ def _arrays(directory: PredictionDirectory, system: System, question: Question) 
     return found
 
 
-def _is_whole(directory: PredictionDirectory, system: System, question: Question) -> bool:
+def _is_whole(directory: PredictionDirectory, system: System, question: PredictionQuestion) -> bool:
     """Tell whether all asked results are there, by their names; they are checked when they are read."""
     try:
         for stored in _arrays(directory, system, question):
@@ -173,7 +173,7 @@ def _compute(
     digest: str,
     images: NewImages,
     system: System,
-    question: Question,
+    question: PredictionQuestion,
     trusted: Trusted,
     view: View,
     stop: threading.Event,
@@ -203,7 +203,7 @@ def _compute(
     return directory
 
 
-def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Question) -> None:
+def _run_phases(phases: Phases, run: RunDirectory, system: System, question: PredictionQuestion) -> None:
     """Compute phase by phase; where a tile turns out to be damaged, all are checked and bad ones computed again.
 
     Raises
@@ -230,7 +230,9 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     outcome.require()
 
 
-def _phases(directory: PredictionDirectory, system: System, question: Question) -> list[tuple[str, Sequence[Job]]]:
+def _phases(
+    directory: PredictionDirectory, system: System, question: PredictionQuestion
+) -> list[tuple[str, Sequence[Job]]]:
     tasks.mean_group(directory, system).create()
     found: list[tuple[str, Sequence[Job]]] = [
         ("kernel", tasks.kernel_jobs(directory, gram.node_counts(directory))),
@@ -256,7 +258,7 @@ def _store_images(directory: PredictionDirectory, images: NewImages, view: View)
 
 
 def _read(
-    run: RunDirectory, directory: PredictionDirectory, images: NewImages, system: System, question: Question
+    run: RunDirectory, directory: PredictionDirectory, images: NewImages, system: System, question: PredictionQuestion
 ) -> Predictions:
     """Read the results, checked."""
     try:

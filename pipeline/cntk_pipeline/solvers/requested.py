@@ -11,7 +11,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, CentreSpecification
 from cntk_pipeline.solvers.base import Solver
-from cntk_pipeline.solvers.centres import Centres
+from cntk_pipeline.solvers.centres import CentresSolver
 from cntk_pipeline.solvers.cholesky import Cholesky
 from cntk_pipeline.solvers.conjugate_gradient import ConjugateGradient
 from cntk_pipeline.solvers.prediction import residual_array
@@ -41,7 +41,7 @@ With smaller tiles tasks are small, and the older factor saves little of the wor
 SOLVERS: dict[str, Solver] = {
     "cholesky": Cholesky(),
     "cg": ConjugateGradient(),
-    "centres": Centres(),
+    "centres": CentresSolver(),
 }
 """Solvers by their name in a workflow."""
 
