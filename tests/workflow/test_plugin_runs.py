@@ -232,6 +232,23 @@ def test_a_stored_kernel_whose_solve_computes_its_tiles_again_goes_on_in_a_new_p
     assert make_report(run).complete
 
 
+@pytest.mark.parametrize("cluster", [{"kind": "serial"}, {"kind": "local", "workers": 1}], ids=["serial", "local"])
+def test_a_kernel_of_the_test_images_that_is_asked_for_later_is_computed_in_a_new_process(
+    small_config: Config, plugin: dict[str, Any], elsewhere: Callable[[], None], cluster: dict[str, Any]
+) -> None:
+    """Seen to fail where the code was loaded only while tiles of the other matrices are missing."""
+    given: dict[str, Any] = {"readouts": READOUTS | {"kinds": ["nngp"]}, "kernel": plugin}
+    runs.start(small_config(**given), Recorder(), threading.Event())
+    stop = threading.Event()
+    stop.set()
+    later = small_config(**given, inference={"posterior_covariance": True})
+    with pytest.raises(Interrupted):
+        runs.start(later, Recorder(), stop)
+    elsewhere()
+    run = runs.resume(later.store.path, Recorder(), threading.Event(), cluster=ClusterConfig(**cluster))
+    assert make_report(run).complete
+
+
 def test_a_specification_without_a_digest_loads_nothing(
     run: RunDirectory, folder: Path, elsewhere: Callable[[], None]
 ) -> None:

@@ -199,10 +199,11 @@ class OpenRun:
 
     @property
     def best(self) -> System:
-        """The best solved system: by ``solve.choose_by`` that of the largest evidence, or of the best leave-one-out.
+        """The best solved system.
 
-        Without ``choose_by`` it is the highest score of leave-one-out where all systems have it, and of the test images
-        otherwise.
+        With ``solve.choose_by`` it is the system of the largest evidence, or of the best leave-one-out, as the key
+        says. Without ``choose_by`` it has the highest score of leave-one-out where all systems have one, and of the
+        test images otherwise.
 
         Raises
         ------

@@ -101,12 +101,12 @@ def forecast(loaded: Loaded) -> Plan:
     begun = path if isinstance(path, LocalPath) else None
     _require_images(loaded, begun)
     kept = factor_tiles(RunDirectory(begun)) if begun is not None and holds_run(begun) else ()
-    plan = make_plan(loaded, tile_of(loaded, begun, old), kept, path.free_bytes())
+    found = make_plan(loaded, tile_of(loaded, begun, old), kept, path.free_bytes())
     try:
         cluster_of(loaded.config.cluster).memory(loaded.config.cluster)
     except ConfigError as error:  # the plan says how much memory to give, so it is no refusal
-        return replace(plan, warnings=(*plan.warnings, f"no run can begin with this [cluster]: {error}"))
-    return plan
+        return replace(found, warnings=(*found.warnings, f"no run can begin with this [cluster]: {error}"))
+    return found
 
 
 def costliest_network(config: RunConfig) -> "tuple[str, Summary | NodeSummary]":
@@ -318,11 +318,11 @@ def _beginning(path: StorePath) -> Iterator[threading.Event]:
         is_plain = not isinstance(error, PipelineError) or error.errno in (*_MENDED_BY, errno.EROFS, errno.EACCES)
         if not is_plain or error.errno is None or has_begun.is_set() or _holds_images(path):
             raise
-        mend = _MENDED_BY.get(error.errno, "mend that or give another --store")
+        remedy = _MENDED_BY.get(error.errno, "mend that or give another --store")
         raise StoreError(
             error.errno,
             f"the run directory {path} could not be begun: {os.strerror(error.errno)}. Nothing is computed yet: "
-            f"{mend}, then the same command again (`cntk resume` has nothing to go on with)",
+            f"{remedy}, then the same command again (`cntk resume` has nothing to go on with)",
         ) from error
 
 

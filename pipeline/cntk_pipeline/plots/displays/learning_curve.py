@@ -55,6 +55,7 @@ class LearningCurve(Display):
     error : "error", or "1 - R2" in a regression.
     guess : the error without any training image: of the most frequent class, or of the mean target.
     curves : one for each system.
+    counted : what the sizes of the curves count, in words: training images, or centres.
     """
 
     error: str
