@@ -34,8 +34,8 @@ from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.storage.tiled_array import Array, TiledArray
 from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import predictions as tasks
+from cntk_pipeline.workflow.passes import prepare_worker
 from cntk_pipeline.workflow.preflight import kernel_need
-from cntk_pipeline.workflow.run import prepare_worker
 
 PASSES = 2
 """Passes at most: the first, and the one that computes damaged tiles of the predictions again."""
