@@ -67,9 +67,9 @@ class Phases:
     lease: Lease
     source: str | None
 
-    def run_jobs(self, phase: str, jobs: Sequence[Job]) -> Outcome:
-        """Run the jobs of a phase that are not done; errors as in `Driver.run`."""
-        done = self._look_up(jobs)
+    def run_jobs(self, phase: str, jobs: Sequence[Job], done: TaskSet | None = None) -> Outcome:
+        """Run the jobs of a phase that are not ``done``, as `look_up` finds it; errors as in `Driver.run`."""
+        done = self.look_up(jobs) if done is None else done
         self._begin(phase)
         return self._driver(self._progress).run(jobs, done)
 
@@ -78,7 +78,7 @@ class Phases:
         tally = Tally(self._progress)
         driver = self._driver(tally.progress)
         self._begin(phase)
-        return run_rounds(courses, lambda jobs: driver.run(jobs, self._look_up(jobs)), tally, note)
+        return run_rounds(courses, lambda jobs: driver.run(jobs, self.look_up(jobs)), tally, note)
 
     def take_over(self, jobs: Sequence[Job]) -> None:
         """Take over the finished tiles of some jobs from the older run, where this one grows from another."""
@@ -105,7 +105,7 @@ class Phases:
         path = str(self.run.path.absolute())
         return Driver(path, self.executor, self.run.journal, on_progress, self.stop, self.lease.require)
 
-    def _look_up(self, jobs: Sequence[Job]) -> TaskSet:
+    def look_up(self, jobs: Sequence[Job]) -> TaskSet:
         """Find the jobs that are done, and report damaged ones."""
         every = Jobs(jobs)
         listed = every.listed

@@ -479,7 +479,26 @@ def prepare_worker(
         return  # what is left needs no engine
     if code is not None:
         load_code(run, code)
-    engine_of(run).test(_images(run, "train", (0, min(2, run.specification.data.train))))
+    engine_of(run).test(first_images(run))
+
+
+def first_images(run: RunDirectory) -> Array:
+    """Read the training images by which each worker tests its engine."""
+    return _images(run, "train", (0, min(2, run.specification.data.train)))
+
+
+def is_missing_tiles(run: RunDirectory, *, test_kernel: bool = False) -> bool:
+    """Tell whether tiles of the kernel have no receipt; no chunk is looked at. ``test_kernel`` as of `is_whole`."""
+    return _is_missing(run, _all_jobs(run, test_kernel))
+
+
+def _all_jobs(run: RunDirectory, test_kernel: bool) -> Jobs:
+    return kernel_jobs(run) + (test_kernel_jobs(run, None) if test_kernel else Jobs())
+
+
+def _is_missing(run: RunDirectory, jobs: Jobs) -> bool:
+    known = run.journal.receipts().tasks
+    return any(grid.count_in(known)[0] < len(grid) for grid in jobs.grids)
 
 
 def is_whole(run: RunDirectory, *, test_kernel: bool = False) -> bool:
@@ -491,10 +510,8 @@ def is_whole(run: RunDirectory, *, test_kernel: bool = False) -> bool:
     """
     if run.specification.has_pivots and not run.has_all_pivots:
         return False
-    jobs, known = kernel_jobs(run), run.journal.receipts().tasks
-    if test_kernel:
-        jobs += test_kernel_jobs(run, None)
-    if any(grid.count_in(known)[0] < len(grid) for grid in jobs.grids):
+    jobs = _all_jobs(run, test_kernel)
+    if _is_missing(run, jobs):
         return False
     chunks = Chunks(len(jobs))
     return all(chunks.size(array, index) == array.chunk_bytes for job in jobs for array, index in job.places(run))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver.driver import Outcome
-from cntk_pipeline.driver.phases import Phases
+from cntk_pipeline.driver.phases import Phases, View
 from cntk_pipeline.driver.rounds import Course
 from cntk_pipeline.errors import CorruptTile
 from cntk_pipeline.gram import tiles as gram
@@ -38,6 +38,8 @@ from cntk_pipeline.solvers import (
     solver_of,
 )
 from cntk_pipeline.workflow.checkup import mend
+from cntk_pipeline.workflow.load import mend_inputs
+from cntk_pipeline.workflow.preflight import kernel_need, lacks_pairs
 from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, SOLVE
 
 PASSES = 3
@@ -51,10 +53,21 @@ def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | Non
     gram.prepare_worker(run_path, versions, code, computes)
 
 
-def compute(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> None:
-    """Compute what is left; where a tile is found damaged, check all and begin again; `PASSES` passes at most."""
+def check_inputs(run: RunDirectory, config: RunConfig, view: View) -> None:
+    """Check all chunks of the data set, and write damaged ones anew; errors as of `mend_inputs`."""
+    for path in mend_inputs(run, config):
+        view.say(f"{path} was gone or damaged: written anew from the data set")
+
+
+def compute(phases: Phases, config: RunConfig, is_checked: bool) -> None:
+    """Compute what is left; where a tile is found damaged, check all and begin again; `PASSES` passes at most.
+
+    Parameters
+    ----------
+    is_checked : whether the chunks of the data set were checked.
+    """
     for left in reversed(range(PASSES)):
-        outcomes = _pass(phases, config, nodes)
+        outcomes = _pass(phases, config, is_checked)
         damaged = [error for outcome in outcomes for error in outcome.damaged]
         if not damaged or not left:
             break
@@ -63,20 +76,38 @@ def compute(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> None
         outcome.require()
 
 
-def _pass(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> list[Outcome]:
+def _pass(phases: Phases, config: RunConfig, is_checked: bool) -> list[Outcome]:
     """Go once through all phases, and return what came of those that may meet damaged tiles."""
-    run, test_kernel_jobs = phases.run, Jobs()
-    if needs_test_kernel(config.inference):
-        gram.test_group(run).create()
-        test_kernel_jobs = gram.test_kernel_jobs(run, nodes)
     phases.executor.adapt()
     centres = _draw_centres(phases, config)
     if centres.failed:
         return [centres]
-    kernel_jobs = gram.kernel_jobs(run, nodes, kept_tiles_of(run, config.solve))
-    phases.run_jobs(KERNEL, kernel_jobs + test_kernel_jobs).require()
+    _compute_kernel(phases, config, is_checked)
     phases.executor.hold(phases.stop)
     return [centres, _choose_ridges(phases, config), _solve(phases, config), _infer(phases, config)]
+
+
+def _compute_kernel(phases: Phases, config: RunConfig, is_checked: bool) -> None:
+    """Compute the tiles of the kernel that are not there, by workers with the memory for them, from whole images."""
+    run, jobs = phases.run, _kernel_jobs(phases.run, config, None)
+    done = phases.look_up(jobs)
+    if len(done) < len(jobs):
+        if not is_checked:
+            check_inputs(run, config, phases.view)
+        memory = phases.executor.memory()
+        if memory is not None and not lacks_pairs(run, config):  # otherwise the memory was looked at
+            kernel_need(run, memory).require(memory)
+        nodes = gram.node_counts(run)
+        jobs = jobs if nodes is None else _kernel_jobs(run, config, nodes)
+    phases.run_jobs(KERNEL, jobs, done).require()
+
+
+def _kernel_jobs(run: RunDirectory, config: RunConfig, nodes: NodeCounts | None) -> Jobs:
+    jobs = gram.kernel_jobs(run, nodes, kept_tiles_of(run, config.solve))
+    if not needs_test_kernel(config.inference):
+        return jobs
+    gram.test_group(run).create()
+    return jobs + gram.test_kernel_jobs(run, nodes)
 
 
 def _draw_centres(phases: Phases, config: RunConfig) -> Outcome:

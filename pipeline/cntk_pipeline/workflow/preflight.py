@@ -13,6 +13,11 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import SystemSize, computes_tiles, method_of, options_of, solver_of, tile_of_solve
 
 
+def lacks_pairs(run: RunDirectory, config: RunConfig) -> bool:
+    """Tell whether pairs are left to compute, as far as receipts know; no chunk is looked at."""
+    return computes_tiles(config.solve) or gram.is_missing_tiles(run, test_kernel=needs_test_kernel(config.inference))
+
+
 def needs_engine(run: RunDirectory, config: RunConfig) -> bool:
     """Tell whether pairs may still be computed: tiles are not there, or solves compute those that are not stored."""
     return computes_tiles(config.solve) or not gram.is_whole(run, test_kernel=needs_test_kernel(config.inference))
@@ -41,17 +46,14 @@ def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
             raise
 
 
-def require_fitting_tasks(
-    run: RunDirectory, config: RunConfig, memory: WorkerMemory | None, needed: bool | None = None
-) -> None:
-    """Refuse a run whose tasks the workers have no memory for; kernel tiles only where some may still be computed.
+def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
+    """Refuse a run whose tasks the workers have no memory for; kernel tiles only where receipts of them are missing.
 
     Parameters
     ----------
     run : with its specification and journal.
     config : its workflow.
     memory : of the workers; nothing is refused where it is not known.
-    needed : the answer of `needs_engine`; None asks.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def require_fitting_tasks(
         return
     specification = run.specification
     needs: list[Need] = []
-    if needs_engine(run, config) if needed is None else needed:
+    if lacks_pairs(run, config):
         # A pass that computes a tile holds it in float64 too, as it is and normalised.
         needs.append(kernel_need(run, memory, 2 * 8 if computes_tiles(config.solve) else 0))
     solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data

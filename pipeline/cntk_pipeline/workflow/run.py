@@ -37,10 +37,10 @@ from cntk_pipeline.solvers import (
 from cntk_pipeline.storage import LocalPath, StorePath, open_path
 from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
-from cntk_pipeline.workflow.load import Loaded, load, mend_inputs, slots_of, specification_of, tile_of, write_inputs
-from cntk_pipeline.workflow.passes import compute, prepare_worker
+from cntk_pipeline.workflow.load import Loaded, load, slots_of, specification_of, tile_of, write_inputs
+from cntk_pipeline.workflow.passes import check_inputs, compute, prepare_worker
 from cntk_pipeline.workflow.plan import Plan, make_plan
-from cntk_pipeline.workflow.preflight import needs_engine, require_cards, require_fitting_tasks
+from cntk_pipeline.workflow.preflight import lacks_pairs, needs_engine, require_cards, require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
 from cntk_pipeline.workflow.wanted import KERNEL, NESTED, find_wanted
 
@@ -446,28 +446,38 @@ def _load_code(run: RunDirectory, trusted: Trusted) -> None:
         load_code(run, trusted.code)
 
 
+def _is_lacking_images(run: RunDirectory) -> bool:
+    """Tell whether chunks of the data set are gone, or the first of them, which each worker reads, is damaged."""
+    try:
+        gram.first_images(run)
+    except StoreError:
+        return True
+    return bool(run.stored_data.lost())
+
+
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
     _require_numerics(run)
-    needed = needs_engine(run, config)  # asked once: it lists the chunks of the kernel
-    # Where no pair is computed from the data set, its chunks are not read, and lost ones are looked for.
-    for path in mend_inputs(run, config) if verify or needed or run.stored_data.lost() else ():
-        view.say(f"{path} was gone or damaged: written anew from the data set")
+    # Where no pair is left to compute, the chunks of the data set are not all read. Those of the kernel are listed
+    # once, by the first pass, which checks the data set where some of them are gone.
+    lacks = lacks_pairs(run, config)
+    is_checked = verify or lacks or _is_lacking_images(run)
+    if is_checked:
+        check_inputs(run, config, view)
     _sweep(run, view)
     run.journal.compact()
     # Workers look for the tiles of K(train, train) and K(test, train) by themselves.
-    computes = computes_tiles(config.solve) or (needed and needs_test_kernel(config.inference))
+    computes = computes_tiles(config.solve) or (lacks and needs_test_kernel(config.inference))
     prepare = partial(prepare_worker, str(run.path.absolute()), library_versions(), begun.trusted.code, computes)
     source = begun.trusted.source
     with (
         obeying_requests(run, stop, view.say),
         working(run, config.cluster, prepare, view, stop, begun.lease, verify=verify, source=source) as phases,
     ):
-        require_fitting_tasks(run, config, phases.executor.memory(), needed)
-        nodes = gram.node_counts(run) if needed else None
+        require_fitting_tasks(run, config, phases.executor.memory())
         gram.kernel_group(run).create()
         try:
-            compute(phases, config, nodes)
+            compute(phases, config, is_checked)
         finally:
             forget_tiles()  # an executor may have computed in this process
 
