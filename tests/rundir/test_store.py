@@ -92,7 +92,7 @@ def test_an_edited_specification_is_refused(tmp_path: Path) -> None:
         RunDirectory(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 1'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1'])
 def test_a_damaged_run_record_is_named_and_kept(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(StoreError, match=r"run.json is damaged"):
