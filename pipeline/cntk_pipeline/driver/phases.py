@@ -156,7 +156,7 @@ def working(
         if metrics_address is not None:
             view.say(f"metrics of the driver at {metrics_address}")
             if not is_loopback((cluster.metrics or "").rpartition(":")[0]):
-                view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
+                view.say("warning: all who reach this host can read cluster.metrics; 127.0.0.1 keeps them to it")
         clock = PhaseClock(run, lambda: executor.slots)
         board = Board.shown_by(executor, str(run.path))
         try:

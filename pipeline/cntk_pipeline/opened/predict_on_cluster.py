@@ -15,10 +15,10 @@ from cntk_pipeline.driver.phases import Phases, View, working
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code, uses_devices
+from cntk_pipeline.opened.columns import predicted_of
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.new_images import NewImages
-from cntk_pipeline.opened.predicted import predicted_of
-from cntk_pipeline.opened.prediction import cost_line, first_cost, require_engine, stored_coefficients
+from cntk_pipeline.opened.predict_in_memory import cost_line, first_cost, require_engine, stored_coefficients
 from cntk_pipeline.opened.systems import AskedReadout, find_readout, find_system
 from cntk_pipeline.opened.tiles import Stored, require_whole
 from cntk_pipeline.rundir import lease
