@@ -20,7 +20,7 @@ from cntk_pipeline.kernels import cost, lower
 from cntk_pipeline.layers import presets
 from cntk_pipeline.solvers.blas import factor_lower, reserve_buffers, solve_right, subtract_product, subtract_square
 from cntk_pipeline.storage import open_path
-from cntk_pipeline.storage.tiled_array import ArraySpec, TiledArray, create_arrays
+from cntk_pipeline.storage.tiled_array import ArraySpec, Group, TiledArray
 
 LARGEST_TILE = 2048
 """Larger products run at the same rate."""
@@ -93,7 +93,7 @@ def _measure_store(tile: np.ndarray, cores: int) -> tuple[float, float, float]:
     size = len(tile)
     with tempfile.TemporaryDirectory() as folder:
         group = open_path(folder) / "tiles.zarr"
-        create_arrays(group, [ArraySpec("tile", (size * cores, size), tile.shape, "float64", ("row", "column"))], {})
+        Group(group, (ArraySpec("tile", (size * cores, size), tile.shape, "float64", ("row", "column")),), {}).create()
 
         def write(row: int, timer: Callable[[], float] = time.perf_counter) -> float:
             array = TiledArray(group / "tile")

@@ -25,3 +25,9 @@ NotNegative = Annotated[float, Field(ge=0)]
 
 Seconds = Annotated[float, Field(ge=-1, le=1e12)]
 """A difference of readings of a clock; rounding may make it negative."""
+
+
+def require_one_length(*columns: tuple[Any, ...] | None) -> None:
+    """Raise `ValueError` where the lists of a record differ in length; None stands for a list that is not there."""
+    if len({len(column) for column in columns if column is not None}) > 1:
+        raise ValueError("its lists are not of one length")

@@ -136,7 +136,7 @@ def test_a_status_names_the_chunks_and_records_that_are_gone(
     next(each for each in Path(str(run.inputs_path)).glob("train_images/c/**/*") if each.is_file()).unlink()
     show_state(make_report(run))
     said = capsys.readouterr().out
-    assert f"the spectrum of {solve.readout}, ridge {solve.ridge:g} relative is gone" in said
+    assert f"the spectrum of {solve.readout}, ridge {solve.ridge:g} (relative) is gone" in said
     assert f"the record of {report.solves[1].readout}, ridge" in said
     assert "of the data set is gone" in said
     assert "incomplete: cntk resume" in said

@@ -19,7 +19,7 @@ import pytest
 from support.problems import Recorder
 from support.processes import receipts, wait_until
 
-from cntk_pipeline.cli.stopping import STOPPED
+from cntk_pipeline.cli.entry import STOPPED
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs

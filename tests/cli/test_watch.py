@@ -174,7 +174,7 @@ def test_a_run_that_lacks_a_record_names_it(run_small: Callable[..., RunDirector
         (run.solve_path(solve.name) / "metrics.json").unlink()
     lines = drawn(Watcher(run).look(), 120, 40)
     (said,) = [line for line in lines if line.startswith("lacking")]
-    assert said.endswith(f"the record of {first.readout}, ridge 0.01 relative is gone (and 1 more)")
+    assert said.endswith(f"the record of {first.readout}, ridge 0.01 (relative) is gone (and 1 more)")
     assert "not complete" in lines[0]
 
 

@@ -183,8 +183,8 @@ def test_a_folder_has_its_name_in_any_locale_or_is_refused_by_it(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (b"", "DIR: expected the name of a file or folder, got ''"),
-        (b"a\xff", r"DIR: expected text in UTF-8, got bytes that are none at position 1: .*, got 'a\\udcff'"),
+        (b"", "^error: expected the name of a file or folder, got ''"),
+        (b"a\xff", r"^error: expected text in UTF-8, got bytes that are none at position 1: .*, got 'a\\udcff'"),
         (b"~/there", r"/somebody/there holds no run"),
     ],
 )

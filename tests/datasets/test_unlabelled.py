@@ -9,7 +9,7 @@ from PIL import Image
 from support.formats import IMAGES as FORMAT_IMAGES
 from support.formats import write_formats
 
-from cntk_pipeline.datasets.images import Wanted
+from cntk_pipeline.datasets.images import WantedPictures
 from cntk_pipeline.datasets.unlabelled import Like, open_images
 from cntk_pipeline.errors import DataError, DataNotFound
 
@@ -118,7 +118,7 @@ def test_tables_give_pictures_or_all_columns_of_numbers(tmp_path: Path) -> None:
 def test_pictures_and_arrays_are_read_like_others(tmp_path: Path) -> None:
     Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
     Image.fromarray(IMAGES[0, :4]).save(tmp_path / "b.png")
-    assert open_images(tmp_path, Like(Wanted((3, 2), "L"))).read(0, 2).shape == (2, 3, 2, 1)
+    assert open_images(tmp_path, Like(WantedPictures((3, 2), "L"))).read(0, 2).shape == (2, 3, 2, 1)
     np.save(tmp_path / "first.npy", IMAGES.transpose(0, 3, 1, 2))
     found = open_images(tmp_path / "first.npy", Like(layout="channels_first"))
     np.testing.assert_array_equal(found.read(2, 5), IMAGES[2:5])

@@ -195,6 +195,14 @@ def test_a_number_of_centres_that_does_not_fit_is_refused(
         model.fit(DIGITS[:20], LABELS[:20])
 
 
+def test_centres_are_drawn_by_a_network_whose_dropout_drops_nothing() -> None:
+    """Seen to fail where each Dropout was refused, whatever its rate."""
+    asked: dict[str, Any] = {"n_centres": 4, "centre_choice": "rpcholesky"}
+    plain, idle = Sequential(Dense(), Relu(), Dense()), Sequential(Dense(), Relu(), Dropout(0.0), Dense())
+    one, other = (KernelClassifier(network, **asked).fit(DIGITS[:20], LABELS[:20]) for network in (plain, idle))
+    np.testing.assert_array_equal(one.decision_function(DIGITS[20:30]), other.decision_function(DIGITS[20:30]))
+
+
 @pytest.mark.parametrize(("samples", "centres"), [(4, 2), (6, 3), (12, 4), (40, 8)])
 def test_targets_that_centres_reach_are_never_said_to_be_out_of_their_reach(samples: int, centres: int) -> None:
     for seed in range(30):

@@ -10,10 +10,12 @@ from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
-from cntk_pipeline.inference.auto_ridge import Capacity, in_memory
+from cntk_pipeline.inference.auto_ridge import Capacity, forecast_choice, in_memory
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.description import describe
+from cntk_pipeline.regression.arguments import AUTO_RIDGES, MEASURED_RIDGES
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.solvers import SystemSize
 from cntk_pipeline.solvers.systems import RidgeChoice, ridge_candidates
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -32,9 +34,7 @@ def take(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Take one of the two ways, whatever it costs."""
 
     def choose(way: str) -> None:
-        monkeypatch.setattr(
-            "cntk_pipeline.inference.auto_ridge.in_memory", lambda count, tile, capacity: way == "eigenvalues"
-        )
+        monkeypatch.setattr("cntk_pipeline.inference.auto_ridge.in_memory", lambda *given: way == "eigenvalues")
 
     return choose
 
@@ -66,8 +66,8 @@ def test_the_ridge_of_the_smallest_leave_one_out_error_is_taken(
     assert path is not None
     errors = [np.mean(refitted_errors(run, ridge) ** 2) for ridge in path.absolute_ridges]
     np.testing.assert_allclose(path.squared_error, errors, rtol=1e-6)
-    assert path.ridges == ridge_candidates()
-    assert path.chosen == ridge_candidates()[int(np.argmin(errors))]
+    assert path.ridges == ridge_candidates("classification")
+    assert path.chosen == ridge_candidates("classification")[int(np.argmin(errors))]
     (solve,) = report.solves
     assert solve.ridge == path.chosen
     assert solve.absolute_ridge == pytest.approx(path.absolute_ridges[int(np.argmin(errors))], rel=1e-14)
@@ -126,7 +126,7 @@ def test_the_ridge_and_the_read_out_of_the_largest_evidence_are_taken(
         kernel = whole_matrix(run, path.readout, "train").astype(float)
         values = [profile(kernel, targets, ridge) for ridge in path.record.absolute_ridges]
         assert np.all(np.abs(np.divide(path.record.log_evidence, values) - 1) <= bounds(kernel, path.record))
-        assert path.record.chosen == ridge_candidates()[int(np.argmax(values))]
+        assert path.record.chosen == ridge_candidates("classification")[int(np.argmax(values))]
     assert report.complete
     largest = max(report.solves, key=lambda solve: solve.log_evidence or -np.inf)
     for solve, path in zip(report.solves, report.ridge_paths, strict=True):
@@ -204,7 +204,7 @@ def test_a_loser_that_is_asked_for_later_is_factored_again(run_small: Run, take:
     take("factors")
     run = run_small(**AUTO)
     chosen = make_report(run).solves[0].ridge
-    loser = next(ridge for ridge in ridge_candidates() if ridge != chosen)
+    loser = next(ridge for ridge in ridge_candidates("classification") if ridge != chosen)
     view = Recorder()
     again = run_small(view, readouts=AUTO["readouts"], solve={"ridges": [loser], "tile": 16})
     assert make_report(again).complete
@@ -248,10 +248,19 @@ def test_no_ridge_is_chosen_for_a_kernel_that_is_zero(
 
 def test_the_quicker_way_is_taken() -> None:
     alone = Capacity(1, None)
-    assert in_memory(1000, 128, alone)
-    assert not in_memory(60000, 2048, alone)
-    assert not in_memory(1000, 128, Capacity(400, None))
-    assert not in_memory(1000, 128, Capacity(1, WorkerMemory(2**28, 1)))
+    assert in_memory(1000, 128, alone, 8)
+    assert not in_memory(60000, 2048, alone, 8)
+    assert not in_memory(1000, 128, Capacity(400, None), 8)
+    assert not in_memory(1000, 128, Capacity(1, WorkerMemory(2**28, 1)), 8)
+
+
+def test_a_choice_costs_the_candidates_of_its_task() -> None:
+    """Seen to fail with those of a classification for every task."""
+    size = SystemSize(1000, 10, 1, 128, 16, "float32", 1e9)
+    one, other = (forecast_choice(size, task).longest_seconds for task in ("classification", "regression"))
+    assert other / one == pytest.approx(len(MEASURED_RIDGES) / len(AUTO_RIDGES)) == pytest.approx(10 / 8)
+    quicker = [[in_memory(1000, 128, Capacity(slots, None), count) for count in (8, 10)] for slots in range(1, 99)]
+    assert [False, True] in quicker
 
 
 @pytest.mark.parametrize(

@@ -293,13 +293,13 @@ def test_a_quick_kernel_is_not_announced(caplog):
 
 def test_a_cost_is_known_from_the_least_of_some_pieces():
     # The first pieces wait for the compiler: nothing is foretold from them.
-    cost = CostSoFar(1.0, is_measured=False)
+    cost = CostSoFar(1.0, is_known=False)
     assert cost.seconds_left(10) is None
     for seconds in (90.0, *[2.0] * (pieces.PIECES_TO_KNOW - 1)):
         assert cost.seconds_left(10) is None
         cost.learn(10, seconds)
     assert cost.seconds_left(10) == 2
-    assert CostSoFar(1.0, is_measured=True).seconds_left(10) == 10
+    assert CostSoFar(1.0, is_known=True).seconds_left(10) == 10
 
 
 @pytest.mark.parametrize("flips", ["False", 2, None, 1.0])

@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.cli import main as cli
-from cntk_pipeline.config import RunConfig
+from cntk_pipeline.clusters.trust import of_user, write_trusted
+from cntk_pipeline.config import ClusterConfig, RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.datasets.unlabelled import Unlabelled, open_images
 from cntk_pipeline.driver.driver import Progress
@@ -32,12 +33,13 @@ from cntk_pipeline.estimators import KernelRegressor
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import new_images, open_run
 from cntk_pipeline.opened.output import columns_of, require_output, write_predictions
-from cntk_pipeline.opened.predict_on_cluster import Predictions, Question, predict_images
+from cntk_pipeline.opened.predict_on_cluster import PredictionQuestion, Predictions, predict_images
 from cntk_pipeline.regression import gp_posterior
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.predictions import find_predictions
 from cntk_pipeline.rundir.submissions import request_stop, write_ending
+from cntk_pipeline.storage import LocalPath
 from cntk_pipeline.storage.tiled_array import TiledArray
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
@@ -59,7 +61,7 @@ def source(small_npz: Path) -> dict[str, np.ndarray]:
 
 def predict(run: RunDirectory, images: np.ndarray, view: Recorder | None = None, **asked: Any) -> Predictions:
     return predict_images(
-        run, Unlabelled.of(images, "memory"), Question(**asked), view or Recorder(), threading.Event()
+        run, Unlabelled.of(images, "memory"), PredictionQuestion(**asked), view or Recorder(), threading.Event()
     )
 
 
@@ -170,7 +172,7 @@ def test_a_stopped_prediction_goes_on(run_small: Run) -> None:
     Path(str(run.path / "predictions")).rename(Path(str(run.path)).parent / "aside")
     view, stop = stop_after(2)
     with pytest.raises(Interrupted, match="every finished tile is kept"):
-        predict_images(run, Unlabelled.of(NEW, "memory"), Question(), view, stop)
+        predict_images(run, Unlabelled.of(NEW, "memory"), PredictionQuestion(), view, stop)
     assert computed(view) >= 2
     rest = Recorder()
     np.testing.assert_array_equal(predict(run, NEW, rest).scores, expected)
@@ -188,7 +190,7 @@ def test_images_are_read_some_at_a_time(run_small: Run, monkeypatch: pytest.Monk
     given = Unlabelled("memory", list(map(str, range(len(NEW)))), NEW.shape, NEW.dtype, read)
     monkeypatch.setattr(new_images, "BLOCK_BYTES", 4 * 8 * 60)
     monkeypatch.setattr("cntk_pipeline.rundir.stored_data.CHUNK_BYTES", 4 * 4 * 60)
-    found = predict_images(run, given, Question(), Recorder(), threading.Event())
+    found = predict_images(run, given, PredictionQuestion(), Recorder(), threading.Event())
     assert max(most) == 16  # the sample on which a pair is timed
     assert sorted(most)[:-1] == sorted([4] * 10 + [1, 1])
     monkeypatch.undo()
@@ -267,8 +269,10 @@ def test_a_damaged_tile_is_computed_again_or_the_command_that_finds_it_is_named(
     assert computed(view) == 2
     mean.unlink()
     flip_bit(run.solved(there.solves_begun()[0], "coefficients").chunk_path(0, 0))
+    view = Recorder()
     with pytest.raises(CorruptTile, match=rf"does not match.*`cntk resume --verify {run.path}` computes it again"):
-        predict(run, NEW)
+        predict(run, NEW, view)
+    assert sum("checking all tiles" in line for line in view.lines) == 1  # not a second time, just before it gives up
     runs.resume(run.path, Recorder(), threading.Event(), verify=True)
     np.testing.assert_array_equal(predict(run, NEW).scores, expected)
 
@@ -293,7 +297,7 @@ def test_a_request_to_an_earlier_driver_is_neither_obeyed_nor_deleted(run_small:
 
     view, stop = Asking(), threading.Event()
     with pytest.raises(Interrupted, match="every finished tile is kept"):
-        predict_images(run, Unlabelled.of(NEW, "memory"), Question(), view, stop)
+        predict_images(run, Unlabelled.of(NEW, "memory"), PredictionQuestion(), view, stop)
     np.testing.assert_array_equal(predict(run, NEW).scores, expected)
 
 
@@ -312,6 +316,36 @@ def test_what_cannot_be_asked_is_refused_and_nothing_written(run_small: Run, sma
         predict(run, np.full_like(NEW, np.nan))
     assert files_of(run) == before
     assert not (run.path / "predictions").exists()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "told"),
+    [
+        ({"kind": "local", "gpus_per_node": 2}, r"gpus_per_node = 2, and kernel.engine = \"cpu\" computes on no card"),
+        ({"kind": "address", "address": "tls://127.0.0.1:1", "tls_ca_file": "a.pem"}, "asks for certificates"),
+    ],
+    ids=["cards", "certificate"],
+)
+def test_a_cluster_that_could_not_compute_is_refused_and_nothing_written(
+    run_small: Run, cluster: dict[str, Any], told: str
+) -> None:
+    """Seen to fail where the images were stored before the executor said so."""
+    run = run_small(readouts=ONE)
+    config = run.workflow()
+    write_trusted(run, of_user(run, config.model_copy(update={"cluster": ClusterConfig(**cluster)})))
+    with pytest.raises(ConfigError, match=told):
+        predict(run, NEW)
+    assert not (run.path / "predictions").exists()
+
+
+def test_what_a_driver_of_predictions_does_is_told_as_of_a_run(run_small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, view = run_small(readouts=ONE), Recorder()
+    monkeypatch.setattr(LocalPath, "shortcomings", lambda self: ("the store lacks something",))
+    predict(run, NEW, view)
+    assert "warning: the store lacks something" in view.lines
+    (there,) = find_predictions(run)
+    log = "".join(path.read_text() for path in Path(str(there.path / "log")).iterdir())
+    assert [json.loads(line)["event"] for line in log.splitlines()].count("driver_started") == 1
 
 
 def test_an_unsolved_or_locked_run_is_refused(small_config: Config) -> None:
@@ -443,7 +477,7 @@ def test_a_prediction_that_was_killed_goes_on(run_small: Run, tmp_path: Path) ->
     assert 20 <= kept < 500
     assert not (tmp_path / "out.npz").exists()
     view = Recorder()
-    found = predict_images(run, open_images(tmp_path / "new.npy"), Question(), view, threading.Event())
+    found = predict_images(run, open_images(tmp_path / "new.npy"), PredictionQuestion(), view, threading.Event())
     assert computed(view) <= 500 - kept  # 300 tiles, 100 variances, 100 blocks of means
     assert computed(view) >= 500 - kept - 4  # a tile or two had been written without a receipt
     np.testing.assert_array_equal(found.scores, open_run(run.path).decision_function(images, say=None))

@@ -18,7 +18,7 @@ from cntk_pipeline.datasets.unlabelled import open_images
 from cntk_pipeline.errors import ConfigError, DataError
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.new_images import like_of
-from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
+from cntk_pipeline.opened.predict_on_cluster import PredictionQuestion, predict_images
 
 Start = Callable[..., OpenRun]
 
@@ -39,7 +39,7 @@ def start(tmp_path: Path) -> Start:
 
 def predict(run: OpenRun, place: Path) -> Any:
     images = open_images(place, like_of(run.directory))
-    return predict_images(run.directory, images, Question(), Recorder(), threading.Event())
+    return predict_images(run.directory, images, PredictionQuestion(), Recorder(), threading.Event())
 
 
 def exported(run: OpenRun, folder: Path) -> list[dict[str, str]]:

@@ -111,12 +111,13 @@ def test_what_the_training_images_chose_stands_in_the_page(tmp_path: Path) -> No
     record = run.calibration().summary
     assert f"{record.test.brier_score:.4f}" in said
     assert f"{run.evidence().summary.best_log_evidence:.6g}" in said
-    (numbers,) = page.numbers["sections"]["calibration"].values()
+    ((label, numbers),) = page.numbers["sections"]["calibration"].items()
+    assert label == run.best.label
     assert numbers["test"]["calibration_error"] == run.metrics[0].calibration_error
     assert page.numbers["status"]["best"] == run.best.fingerprint
     for words in (["inspect"], ["inspect", "--all"]):
         done = CliRunner().invoke(cli.app, [*words, str(run.path)])
-        assert f"chosen by evidence: depth3-gap-ntk, ridge {run.best.ridge:g} relative" in done.output
+        assert f"chosen by evidence: depth3-gap-ntk, ridge {run.best.ridge:g} (relative)" in done.output
 
 
 def test_the_workflow_of_a_report_can_be_run(pictured_run: OpenRun, tmp_path: Path) -> None:

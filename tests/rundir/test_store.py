@@ -17,13 +17,13 @@ from cntk_pipeline.errors import ConfigError, RunNotFound, SpecificationMismatch
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.code import in_absolute_places
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import differences, fingerprint
 from cntk_pipeline.rundir.submissions import write_ending
-from cntk_pipeline.storage import objects, open_path
+from cntk_pipeline.storage import LocalPath, objects, open_path
 from cntk_pipeline.storage.records import RECORD_BYTES
-from cntk_pipeline.storage.tiled_array import ArraySpec, create_arrays
+from cntk_pipeline.storage.tiled_array import ArraySpec, Group
 
 
 def test_a_directory_without_a_run_is_said_to_hold_none(tmp_path: Path) -> None:
@@ -44,6 +44,22 @@ def test_a_run_whose_creation_was_stopped_at_its_name_is_created(tmp_path: Path)
         patch.setattr("os.link", refuse)
         patch.setattr("cntk_pipeline.storage.lacking.CLAIM_SECONDS", 0.05)
         assert RunDirectory.create(tmp_path, SPECIFICATION, {"host": "there"}).provenance.host == "there"
+
+
+def test_a_folder_whose_run_was_stopped_at_its_name_holds_none_yet(tmp_path: Path) -> None:
+    assert not holds_run(LocalPath(tmp_path))
+    (tmp_path / "run.json").touch()
+    assert not holds_run(LocalPath(tmp_path))
+    with pytest.raises(RunNotFound, match=r"its run.json is empty: start it again with `cntk run`"):
+        RunDirectory(tmp_path)
+    (tmp_path / "inputs.zarr").mkdir()
+    with pytest.raises(RunNotFound, match=r"has lost its run.json, .*: restore it from a copy"):
+        RunDirectory(tmp_path)
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "run.json").symlink_to(tmp_path / "away")
+    assert holds_run(LocalPath(tmp_path))
+    with pytest.raises(StoreError, match=r"run.json is a link"):
+        RunDirectory(tmp_path)
 
 
 def refuse(_: Path, target: Path) -> None:
@@ -76,7 +92,7 @@ def test_an_edited_specification_is_refused(tmp_path: Path) -> None:
         RunDirectory(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 1'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1'])
 def test_a_damaged_run_record_is_named_and_kept(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(StoreError, match=r"run.json is damaged"):
@@ -221,7 +237,7 @@ def test_nothing_is_taken_back_once_something_is_computed(tmp_path: Path, sign: 
 
 def test_an_array_behind_a_link_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", SPECIFICATION, {})
-    create_arrays(tmp_path / "elsewhere.zarr", [ArraySpec("deep/train", (4, 4), (2, 2), "float32", ("a", "b"))], {})
+    Group(tmp_path / "elsewhere.zarr", (ArraySpec("deep/train", (4, 4), (2, 2), "float32", ("a", "b")),), {}).create()
     (tmp_path / "run" / "kernel.zarr").symlink_to(tmp_path / "elsewhere.zarr")
     with pytest.raises(StoreError, match=r"is or lies behind a link that leads out of the run directory"):
         run.kernel("deep", "train")

@@ -251,14 +251,14 @@ def test_new_images_are_predicted_with_their_deviations(
 ) -> None:
     from cntk_pipeline.datasets.unlabelled import Unlabelled
     from cntk_pipeline.opened.new_images import like_of
-    from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
+    from cntk_pipeline.opened.predict_on_cluster import PredictionQuestion, predict_images
 
     run = on_centres(inference={"posterior_variance": True})
     with np.load(small_npz) as stored:
         images = stored["x_test"]
     opened, dense = open_run(run.path), Dense(run)
     given = Unlabelled.of(images, "images", like_of(run))
-    found = predict_images(run, given, Question(std=True), Recorder(), threading.Event())
+    found = predict_images(run, given, PredictionQuestion(std=True), Recorder(), threading.Event())
     np.testing.assert_allclose(found.scores, opened.predictions(), rtol=0, atol=1e-12)
     np.testing.assert_allclose(opened.decision_function(images, say=None), opened.predictions(), rtol=0, atol=1e-10)
     inner = dense.low_rank + dense.ridge * np.eye(TRAIN)

@@ -23,7 +23,7 @@ from cntk_pipeline.estimators.run_memory import RunMemory
 from cntk_pipeline.gram import pivots
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.opened.new_images import like_of
-from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
+from cntk_pipeline.opened.predict_on_cluster import PredictionQuestion, predict_images
 from cntk_pipeline.opened.run import open_run
 from cntk_pipeline.regression import choose_centres
 from cntk_pipeline.regression.pivots import Block
@@ -89,7 +89,7 @@ def test_a_run_draws_what_is_drawn_in_memory_and_solves_on_it(
     images = np.asarray(np.load(run.workflow().data.path)["x_test"])  # type: ignore[arg-type]
     np.testing.assert_allclose(opened.decision_function(images, say=None), means, rtol=0, atol=1e-9)
     given = Unlabelled.of(images, "images", like_of(run))
-    predicted = predict_images(run, given, Question(std=True), Recorder(), threading.Event())
+    predicted = predict_images(run, given, PredictionQuestion(std=True), Recorder(), threading.Event())
     np.testing.assert_allclose(predicted.scores, opened.predictions(), rtol=0, atol=1e-12)
     low = columns @ np.linalg.solve(corner, columns.T)
     inner = low + 1e-3 * np.eye(TRAIN)
@@ -214,6 +214,18 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=message):
         runs.start(config, Recorder(), threading.Event())
     assert not (tmp_path / "run").exists()
+
+
+def test_dropout_of_rate_zero_is_the_identity_for_a_choice_of_centres_too(
+    small_config: Callable[..., RunConfig],
+) -> None:
+    """Seen to fail where each Dropout was refused, whatever its rate."""
+    layers: list[dict[str, Any]] = [{"layer": name} for name in ("Flatten", "Dense", "Relu", "Dropout", "Dense")]
+    layers[3] |= {"rate": 0.0}
+    readouts = {"depths": [], "poolings": [], "kinds": ["ntk"]}
+    config = small_config(network={"preset": None, "layers": layers}, readouts=readouts, solve=SOLVE)
+    run = runs.start(config, Recorder(), threading.Event())
+    assert make_report(run).complete
 
 
 def test_a_kernel_of_zeros_is_named(chosen: Run, tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import zarr
 
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.storage import StorePath
-from cntk_pipeline.storage.tiled_array import ArraySpec, TiledArray, create_arrays, limit_mapped_tiles
+from cntk_pipeline.storage.tiled_array import ArraySpec, Group, TiledArray, limit_mapped_tiles
 
 
 @pytest.fixture
 def matrix(tmp_path: Path) -> TiledArray:
-    create_arrays(tmp_path / "group.zarr", [ArraySpec("k", (10, 7), (4, 4), "float32", ("row", "col"))], {})
+    Group(tmp_path / "group.zarr", (ArraySpec("k", (10, 7), (4, 4), "float32", ("row", "col")),), {}).create()
     return TiledArray(tmp_path / "group.zarr" / "k")
 
 
@@ -44,7 +44,7 @@ def test_any_rectangle_is_read_from_its_tiles(matrix: TiledArray) -> None:
 
 
 def test_a_symmetric_matrix_is_read_from_its_lower_tiles(tmp_path: Path) -> None:
-    create_arrays(tmp_path / "g", [ArraySpec("k", (10, 10), (4, 4), "float64", ("row", "col"))], {})
+    Group(tmp_path / "g", (ArraySpec("k", (10, 10), (4, 4), "float64", ("row", "col")),), {}).create()
     matrix = TiledArray(tmp_path / "g" / "k")
     values = np.random.default_rng(0).standard_normal((10, 10))
     values += values.T

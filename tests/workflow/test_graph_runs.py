@@ -57,7 +57,7 @@ def config_of(archive: Path, **changes: dict[str, object]) -> RunConfig:
         "store": {"path": str(archive.parent / "run")},
     }
     return parse_config(
-        {"name": "graphs"} | {key: value | changes.get(key, {}) for key, value in tables.items()}, "test"
+        {"name": "graphs"} | {key: tables.get(key, {}) | changes.get(key, {}) for key in {**tables, **changes}}, "test"
     )
 
 
@@ -112,8 +112,11 @@ def test_new_graphs_are_predicted_and_the_run_is_reported(archive: Path, tmp_pat
         run.decision_function(broken, readout="depth2-sum-ntk")
 
 
-def test_a_tile_costs_the_pairs_of_nodes_that_it_has_and_the_costliest_is_the_first(archive: Path) -> None:
-    config = config_of(archive, inference={"posterior_covariance": True})
+def test_a_tile_costs_the_pairs_of_nodes_that_it_has_and_the_costliest_is_the_first(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inference: dict[str, object] = {"posterior_covariance": True}
+    config = config_of(archive, inference=inference)
     view, stop = stop_after(1)
     with pytest.raises(Interrupted):
         runs.start(config, view, stop)
@@ -137,7 +140,13 @@ def test_a_tile_costs_the_pairs_of_nodes_that_it_has_and_the_costliest_is_the_fi
     first = next(moment.receipt.task for moment in view.moments if moment.receipt)
     assert first == max(gram.kernel_jobs(run, nodes), key=lambda job: job.entries).task
     runs.resume(run.path, Recorder(), threading.Event())
-    assert gram.node_counts(run) is None  # nothing is left to hand out, and no graph is read
+    with monkeypatch.context() as patched:
+        patched.setattr(gram, "count_nodes", None)  # nothing is left to hand out, and no graph is read
+        runs.start(config_of(archive, inference=inference, solve={"ridges": [1e-2]}), Recorder(), threading.Event())
+    run.kernel("depth2-sum-ntk", "train").chunk_path(2, 1).unlink()
+    view = Recorder()
+    runs.start(config_of(archive, inference=inference, solve={"ridges": [1e-1]}), view, threading.Event())
+    assert view.moments[0].entries_total - view.moments[0].entries_done == products[32:40, 16:32].sum()
 
 
 def test_a_tile_needs_the_memory_of_its_graphs_and_not_that_of_graphs_that_fill_the_rows(

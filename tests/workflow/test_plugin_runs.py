@@ -24,7 +24,7 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code
 from cntk_pipeline.kernels import plugin_code
 from cntk_pipeline.opened import open_run
-from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
+from cntk_pipeline.opened.predict_on_cluster import PredictionQuestion, predict_images
 from cntk_pipeline.plots.displays.network import Network as NetworkDisplay
 from cntk_pipeline.rundir.code import UserCode
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -118,7 +118,9 @@ def test_the_exact_engine_through_a_plugin_has_the_same_bits_in_every_command(
     resume(run)
     assert [path.read_bytes() for path in (lost, damaged)] == before
     assert runs.verify(run.path).bad == ()
-    found = predict_images(run, Unlabelled.of(NEW, "memory"), Question("depth3-gap-ntk"), Recorder(), threading.Event())
+    found = predict_images(
+        run, Unlabelled.of(NEW, "memory"), PredictionQuestion("depth3-gap-ntk"), Recorder(), threading.Event()
+    )
     readout = (3, "gap", "ntk")
     np.testing.assert_array_equal(found.scores, open_run(plain.path).decision_function(NEW, readout, say=None))
     np.testing.assert_array_equal(found.scores, open_run(run.path).decision_function(NEW, readout, say=None))
@@ -230,6 +232,23 @@ def test_a_stored_kernel_whose_solve_computes_its_tiles_again_goes_on_in_a_new_p
     assert make_report(run).complete
 
 
+@pytest.mark.parametrize("cluster", [{"kind": "serial"}, {"kind": "local", "workers": 1}], ids=["serial", "local"])
+def test_a_kernel_of_the_test_images_that_is_asked_for_later_is_computed_in_a_new_process(
+    small_config: Config, plugin: dict[str, Any], elsewhere: Callable[[], None], cluster: dict[str, Any]
+) -> None:
+    """Seen to fail where the code was loaded only while tiles of the other matrices are missing."""
+    given: dict[str, Any] = {"readouts": READOUTS | {"kinds": ["nngp"]}, "kernel": plugin}
+    runs.start(small_config(**given), Recorder(), threading.Event())
+    stop = threading.Event()
+    stop.set()
+    later = small_config(**given, inference={"posterior_covariance": True})
+    with pytest.raises(Interrupted):
+        runs.start(later, Recorder(), stop)
+    elsewhere()
+    run = runs.resume(later.store.path, Recorder(), threading.Event(), cluster=ClusterConfig(**cluster))
+    assert make_report(run).complete
+
+
 def test_a_specification_without_a_digest_loads_nothing(
     run: RunDirectory, folder: Path, elsewhere: Callable[[], None]
 ) -> None:
@@ -338,7 +357,7 @@ def test_code_of_another_user_is_imported_by_the_users_word_alone(
         elif word == "cluster":
             resume(run, cluster=ClusterConfig(kind="serial"), trust=trusted)
         elif word == "predict":
-            question = Question("depth3-gap-ntk", trust=trusted)
+            question = PredictionQuestion("depth3-gap-ntk", trust=trusted)
             predict_images(run, Unlabelled.of(NEW, "memory"), question, Recorder(), threading.Event())
         elif word == "memory":
             open_run(run.path, trust=trusted).predict(NEW, "depth3-gap-ntk", say=None)

@@ -36,6 +36,7 @@ from cntk_pipeline.opened import open_run
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow import run as runs
+from cntk_pipeline.workflow.listing import list_runs
 from cntk_pipeline.workflow.load import load, specification_of
 from cntk_pipeline.workflow.report import make_report
 
@@ -423,6 +424,20 @@ def test_a_run_directory_that_never_began_says_so(tmp_path: Path, small_config: 
         runs.resume(tmp_path / "x", Recorder(), threading.Event())
 
 
+def test_a_run_whose_driver_was_killed_as_it_gave_it_its_name_is_begun_by_the_same_command(
+    tmp_path: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with a damaged run.json where it was enough that there is such a file."""
+    monkeypatch.setattr("cntk_pipeline.storage.lacking.CLAIM_SECONDS", 0.05)
+    config = small_config(data={"train": 12, "test": 3}, readouts={"poolings": ["gap"], "kinds": ["ntk"]})
+    place = Path(str(config.store.path))
+    place.mkdir()
+    (place / "run.json").touch()
+    assert list_runs(str(tmp_path)).runs == ()
+    assert runs.plan(config).tile == 16
+    assert make_report(runs.start(config, Recorder(), threading.Event())).complete
+
+
 @pytest.mark.parametrize(
     ("sections", "error", "message"),
     [
@@ -497,8 +512,11 @@ def test_a_kernel_tile_that_is_damaged_again_and_again_ends_the_run(
         return read(self, *index)
 
     monkeypatch.setattr(TiledArray, "read", broken)
+    view = Recorder()
     with pytest.raises((TilesFailed, CorruptTile), match="always bad"):
-        run_small()
+        run_small(view, readouts={"poolings": ["gap"], "kinds": ["ntk"]})
+    assert view.stages == ["kernel", "solve"] * 3
+    assert sum("checking all tiles" in line for line in view.lines) == 2  # not a third time, just before it gives up
 
 
 def test_a_run_over_flips_holds_the_mean_with_the_flipped_images(run_small: Run, small_config: Config) -> None:

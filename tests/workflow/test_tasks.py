@@ -153,7 +153,7 @@ def test_all_results_of_inference_are_in_the_units_of_the_targets(run_small: Run
 def test_the_ridge_of_a_regression_is_chosen_by_leave_one_out(
     run_small: Run, vectors: Save, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr("cntk_pipeline.inference.auto_ridge.in_memory", lambda count, tile, room: way == "eigenvalues")
+    monkeypatch.setattr("cntk_pipeline.inference.auto_ridge.in_memory", lambda *_: way == "eigenvalues")
     arrays, y, _ = diabetes()
     run = run_small(**(vectors(**arrays) | {"solve": {"ridges": "auto"}}))
     report = make_report(run)

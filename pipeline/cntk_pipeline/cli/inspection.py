@@ -9,12 +9,13 @@ from cntk_pipeline.cli.console import escape, out
 from cntk_pipeline.cli.plan import show_contents
 from cntk_pipeline.cli.status import (
     chosen_lines,
+    damage_lines,
+    driver_lines,
     results_table,
     show_inferred,
     show_results,
     show_stages,
     show_state,
-    state_lines,
 )
 from cntk_pipeline.solvers.scores import main_score
 from cntk_pipeline.units import python_text
@@ -87,11 +88,9 @@ def _lacking(report: "RunReport", contents: "Contents | None") -> list[str]:
     """List what is not computed yet, what is damaged, and what the data set lacks."""
     left = [f"{each.total - each.done} of {each.stage}" for each in report.stages if each.done < each.total]
     lines = _wrapped(f"tiles to compute: {', '.join(left)}") if left else []
-    state = state_lines(report)
-    predictions = [line for line in state if line.startswith("predictions for ")]
-    lines += [line for line in state if line not in predictions]
-    if predictions:
-        lines.append(f"predictions of new images: {len(predictions)}")
+    lines += [*damage_lines(report), *driver_lines(report)]
+    if report.predictions:
+        lines.append(f"predictions of new images: {len(report.predictions)}")
     warnings = () if contents is None else contents.warnings
     if warnings:
         more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
@@ -140,10 +139,7 @@ def show_specification(report: "RunReport") -> None:
     data = report.data
     out.print(f"[bold]{escape(report.path)}[/]  fingerprint {report.fingerprint[:16]}")
     shape = " x ".join(map(str, data.shape))
-    count = len(data.classes)
-    targets = f"{count} target{'' if count == 1 else 's'} of a regression"
-    what = targets if data.task == "regression" else f"{count} classes"
-    out.print(f"data      {data.train} training and {data.test} test images, {shape}, {what}")
+    out.print(f"data      {data.train} training and {data.test} test images, {shape}, {_targets(report)}")
     out.print(escape(f"kernels   {report.dtype}, tiles of {report.tile}: {', '.join(report.readouts)}"))
     out.print(escape(f"engine    {report.engine}, numerics version {report.numerics_version}"))
     made = report.provenance

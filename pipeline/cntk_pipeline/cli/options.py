@@ -21,7 +21,7 @@ def read_place(text: str) -> str:
     try:
         return expand_place(text)
     except ValueError as error:
-        raise ConfigError(f"DIR: {error}, got {text!r}") from None
+        raise ConfigError(f"{error}, got {text!r}") from None
 
 
 WorkflowFile = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow file (TOML).")]

@@ -39,12 +39,12 @@ def predict(
         from cntk_pipeline.datasets.unlabelled import open_images
         from cntk_pipeline.opened.new_images import like_of
         from cntk_pipeline.opened.output import require_output, write_predictions
-        from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
+        from cntk_pipeline.opened.predict_on_cluster import PredictionQuestion, predict_images
         from cntk_pipeline.rundir.directory import RunDirectory
 
     began = time.monotonic()
     path = require_output(output, force=force)
-    run, question = RunDirectory(directory), Question(readout, ridge, std, trust)
+    run, question = RunDirectory(directory), PredictionQuestion(readout, ridge, std, trust)
     drain_seconds = drain_seconds_of(run.workflow().cluster)
     with stop_on_signals(err.print, drain_seconds) as stop, RunView() as view:
         try:

@@ -69,7 +69,7 @@ def chosen_lines(report: "RunReport") -> list[str]:
     best = report.best
     if report.choose_by is None or best is None:
         return []
-    return [f"chosen by {report.choose_by.replace('_', '-')}: {_system(best)}"]
+    return [f"chosen by {report.choose_by.replace('_', '-')}: {best.label}"]
 
 
 def results_table(solves: "Sequence[SolveReport]") -> Table:
@@ -98,7 +98,7 @@ def show_inferred(report: "RunReport", most_rows: int | None = None) -> None:
     tables = [show_choices([(path.readout, path.record) for path in report.ridge_paths if path.record])]
     inferred = [(solve, item) for solve in report.solves for item in solve.inferred if item.record]
     for key, result in RESULTS.items():
-        found = [(_system(solve), item.record) for solve, item in inferred if item.product == key]
+        found = [(solve.label, item.record) for solve, item in inferred if item.product == key]
         found += [(item.network, item.record) for item in report.trained if item.record and item.product == key]
         tables.append(result.show(found))
     for table in tables:
@@ -107,10 +107,6 @@ def show_inferred(report: "RunReport", most_rows: int | None = None) -> None:
         elif table.rows:
             out.print()
             out.print(_table(table))
-
-
-def _system(solve: "SolveReport") -> str:
-    return f"{solve.readout}, ridge {solve.ridge:g} {solve.ridge_mode}"
 
 
 def _table(shown: Shown) -> Table:
@@ -132,17 +128,26 @@ def show_state(report: "RunReport", awaited: bool = False) -> None:
 
 def state_lines(report: "RunReport", awaited: bool = False) -> list[str]:
     """Describe what is damaged or gone, predictions of new images, and the state of the driver."""
+    predictions = [
+        f"predictions for {each.images:,} images of {each.origin} by {each.readout}: {each.done}/{each.total} tiles"
+        for each in report.predictions
+    ]
+    return [*damage_lines(report), *predictions, *driver_lines(report, awaited)]
+
+
+def damage_lines(report: "RunReport") -> list[str]:
+    """Describe what is damaged or gone."""
     lines = [f"{report.quarantined} chunks in quarantine"] if report.quarantined else []
     if report.lost_inputs:
         first, *others = report.lost_inputs
         more = f" and {len(others):,} more chunks of the data set are" if others else " of the data set is"
         lines.append(f"{first}{more} gone")
-    lines += [] if report.driver else unwritten(report)
-    for each in report.predictions:
-        counted = f"{each.done}/{each.total} tiles"
-        lines.append(f"predictions for {each.images:,} images of {each.origin} by {each.readout}: {counted}")
-    if report.lost_driver is not None and not report.complete:
-        lines.append(lost_line(report))
+    return lines if report.driver else lines + unwritten(report)
+
+
+def driver_lines(report: "RunReport", awaited: bool = False) -> list[str]:
+    """Say whether a driver is at work, or how to go on unless one is ``awaited``."""
+    lines = [lost_line(report)] if report.lost_driver is not None and not report.complete else []
     if report.driver:
         where = "" if report.executor is None else f", {report.executor}"
         lines.append(f"a driver is at work: {report.driver + where}")
@@ -165,6 +170,6 @@ def unwritten(report: "RunReport") -> list[str]:
     lines: list[str] = []
     for solve in report.solves:
         if solve.absolute_ridge is None or solve.relative_residual is None:
-            lines.append(f"the record of {_system(solve)} is gone")
-        lines += [f"the {item.product} of {_system(solve)} is gone" for item in solve.inferred if item.record is None]
+            lines.append(f"the record of {solve.label} is gone")
+        lines += [f"the {item.product} of {solve.label} is gone" for item in solve.inferred if item.record is None]
     return lines + [f"the {item.product} of {item.network} is gone" for item in report.trained if item.record is None]

@@ -16,11 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cntk_pipeline.cli.entry import STOPPED
 from cntk_pipeline.clusters.base import DRAIN_SECONDS
 from cntk_pipeline.errors import Interrupted
-
-STOPPED = 130
-"""Exit code of a stopped command."""
 
 OVERRUN_SECONDS = DRAIN_SECONDS + 180.0
 """Time limit of a stop: tiles in flight are waited for, workers are given back, and a batch job arranges the next one,

@@ -23,4 +23,4 @@ CLUSTERS: dict[str, Cluster] = {
     "kubernetes": KUBERNETES,
 }
 
-__all__ = ["CLUSTERS", "Cluster", "Completion", "Executor", "WorkerMemory", "release_slot"]
+__all__ = ["CLUSTERS", "Completion", "Executor", "WorkerMemory", "release_slot"]

@@ -11,10 +11,9 @@ from cntk_pipeline.config.problem import (
     KernelConfig,
     NetworkConfig,
     ReadoutsConfig,
-    Scalar,
     SolveConfig,
 )
-from cntk_pipeline.config.section import OpenSection, Section, expand_place
+from cntk_pipeline.config.section import Section, expand_place
 from cntk_pipeline.config.workflow import (
     RunConfig,
     StoreConfig,
@@ -33,10 +32,8 @@ __all__ = [
     "InferenceConfig",
     "KernelConfig",
     "NetworkConfig",
-    "OpenSection",
     "ReadoutsConfig",
     "RunConfig",
-    "Scalar",
     "Section",
     "SolveConfig",
     "StoreConfig",

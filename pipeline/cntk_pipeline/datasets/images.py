@@ -29,7 +29,7 @@ Mode = Literal["L", "RGB"]
 
 @final
 @dataclass(frozen=True)
-class Wanted:
+class WantedPictures:
     """The pictures that a data set wants; None keeps what a picture has.
 
     Parameters
@@ -44,7 +44,7 @@ class Wanted:
     mode: Mode | None = None
 
 
-AS_IT_IS = Wanted()
+AS_IT_IS = WantedPictures()
 
 
 def decode(source: Path | BinaryIO, where: object) -> npt.NDArray[np.uint8]:
@@ -72,13 +72,13 @@ def decode(source: Path | BinaryIO, where: object) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def decode_as(source: Path | BinaryIO, where: object, wanted: Wanted) -> tuple[npt.NDArray[np.uint8], set[str]]:
+def decode_as(source: Path | BinaryIO, where: object, wanted: WantedPictures) -> tuple[npt.NDArray[np.uint8], set[str]]:
     """Decode a picture as `decode` does, into the wanted mode and size.
 
     Parameters
     ----------
     source, where : as in `decode`.
-    wanted : Wanted
+    wanted : WantedPictures
         The mode and the size.
 
     Returns

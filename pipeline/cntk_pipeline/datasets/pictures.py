@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from cntk_pipeline.datasets.base import Loader
-from cntk_pipeline.datasets.images import Mode, Wanted, decode_as
+from cntk_pipeline.datasets.images import Mode, WantedPictures, decode_as
 from cntk_pipeline.datasets.reading import require_memory
 from cntk_pipeline.errors import DataError
 
@@ -83,7 +83,7 @@ def read_pictures(sources: Sequence[Source], where: object, options: PictureLoad
     ConfigError
         Pillow is not installed.
     """
-    wanted = Wanted(options.resize, options.mode)
+    wanted = WantedPictures(options.resize, options.mode)
     images: npt.NDArray[Any] = np.empty(0, np.uint8)
     rows: list[int] = []
     counts: Counter[str] = Counter()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cntk_pipeline.datasets.arrays import EXPECTED, Layout, read_array
 from cntk_pipeline.datasets.folder import SUFFIXES
-from cntk_pipeline.datasets.images import AS_IT_IS, Wanted, decode_as
+from cntk_pipeline.datasets.images import AS_IT_IS, WantedPictures, decode_as
 from cntk_pipeline.datasets.npz import BROKEN
 from cntk_pipeline.datasets.reading import open_file, reading, require_memory
 from cntk_pipeline.datasets.table_files import ENDINGS, read_table, require_names
@@ -40,7 +40,7 @@ class Like:
         of numbers.
     """
 
-    pictures: Wanted = AS_IT_IS
+    pictures: WantedPictures = AS_IT_IS
     layout: Layout = "channels_last"
     features: tuple[str, ...] = ()
 

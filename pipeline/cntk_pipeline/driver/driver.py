@@ -324,38 +324,42 @@ class _Batch:
         self.driver._executor.submit(key, function, self.driver._run_path, task, rank=self.ranks[task])
 
     def _take(self, completions: Sequence[Completion]) -> None:
-        receipts = []
-        for completion in completions:
-            flight = self.in_flight.pop(completion.key, None)
-            if flight is None:
-                continue  # the tile is done: a second receipt, or one of a worker that was given up
-            task = flight.task
-            self.copies[task].remove(completion.key)
-            if completion.cluster_lost:
-                self.abort = WorkersLost("the Dask cluster went away; finished tiles are kept, `cntk resume` goes on")
-            elif completion.error is None and not completion.worker_died:
-                if not self.copies[task] and task not in self.attempts:
-                    # The first tiles find no queue before them; later ones will.
-                    queued = WINDOW_PER_SLOT * completion.result.seconds
-                    self.driver._patience.learn(task, max(self.driver._clock() - flight.since, queued))
-                for key in self.copies[task]:
-                    del self.in_flight[key]
-                    self.driver._executor.forget(key)
-                self.copies[task] = []
-                receipts.append(completion.result)
-            elif self.copies[task] and not (completion.error and is_disk_full(completion.error)):
-                continue  # the other call decides
-            elif completion.worker_died:
-                self._blame(task)
-            elif completion.error is not None:
-                self._fail(task, completion.error)
-            if not self.copies[task]:
-                del self.copies[task]
+        receipts = [receipt for each in completions if (receipt := self._settle(each)) is not None]
         if receipts:
             self.refused_since = None
             self.driver._journal.append(receipts)
         for receipt in receipts:
             self._finish(receipt)
+
+    def _settle(self, completion: Completion) -> Receipt | None:
+        """Note how a call has ended; return the receipt of its tile where that is done by it."""
+        flight = self.in_flight.pop(completion.key, None)
+        if flight is None:
+            return None  # the tile is done: a second receipt, or one of a worker that was given up
+        task, receipt = flight.task, None
+        others = self.copies[task]
+        others.remove(completion.key)
+        if completion.cluster_lost:
+            self.abort = WorkersLost("the Dask cluster went away; finished tiles are kept, `cntk resume` goes on")
+        elif completion.error is None and not completion.worker_died:
+            receipt = completion.result
+            if not others and task not in self.attempts:
+                # The first tiles find no queue before them; later ones will.
+                queued = WINDOW_PER_SLOT * receipt.seconds
+                self.driver._patience.learn(task, max(self.driver._clock() - flight.since, queued))
+            for key in others:
+                del self.in_flight[key]
+                self.driver._executor.forget(key)
+            others.clear()
+        elif others and not (completion.error and is_disk_full(completion.error)):
+            return None  # the other call decides
+        elif completion.worker_died:
+            self._blame(task)
+        elif completion.error is not None:
+            self._fail(task, completion.error)
+        if not others:
+            del self.copies[task]
+        return receipt
 
     def _finish(self, receipt: Receipt) -> None:
         job = self.jobs[receipt.task]

@@ -1,13 +1,18 @@
 """The phases of a run, each of some stages: done tiles are looked up or taken over, the driver computes the rest."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cntk_pipeline.clusters import Executor
+from cntk_pipeline.clusters.table import cluster_of
+from cntk_pipeline.config import ClusterConfig
+from cntk_pipeline.config.loopback import is_loopback
 from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.driver import Driver, Outcome, Progress
+from cntk_pipeline.driver.observed import recording
 from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
 from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import CorruptTile
@@ -18,6 +23,8 @@ from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.sets import TaskSet
 from cntk_pipeline.rundir.takeover import take_over
 from cntk_pipeline.rundir.verification import finished
+from cntk_pipeline.telemetry.events import Event, emit
+from cntk_pipeline.telemetry.metrics import served as metrics_served
 
 
 class View(Protocol):
@@ -60,9 +67,9 @@ class Phases:
     lease: Lease
     source: str | None
 
-    def run_jobs(self, phase: str, jobs: Sequence[Job]) -> Outcome:
-        """Run the jobs of a phase that are not done; errors as in `Driver.run`."""
-        done = self._look_up(jobs)
+    def run_jobs(self, phase: str, jobs: Sequence[Job], done: TaskSet | None = None) -> Outcome:
+        """Run the jobs of a phase that are not ``done``, as `look_up` finds it; errors as in `Driver.run`."""
+        done = self.look_up(jobs) if done is None else done
         self._begin(phase)
         return self._driver(self._progress).run(jobs, done)
 
@@ -71,7 +78,7 @@ class Phases:
         tally = Tally(self._progress)
         driver = self._driver(tally.progress)
         self._begin(phase)
-        return run_rounds(courses, lambda jobs: driver.run(jobs, self._look_up(jobs)), tally, note)
+        return run_rounds(courses, lambda jobs: driver.run(jobs, self.look_up(jobs)), tally, note)
 
     def take_over(self, jobs: Sequence[Job]) -> None:
         """Take over the finished tiles of some jobs from the older run, where this one grows from another."""
@@ -98,7 +105,7 @@ class Phases:
         path = str(self.run.path.absolute())
         return Driver(path, self.executor, self.run.journal, on_progress, self.stop, self.lease.require)
 
-    def _look_up(self, jobs: Sequence[Job]) -> TaskSet:
+    def look_up(self, jobs: Sequence[Job]) -> TaskSet:
         """Find the jobs that are done, and report damaged ones."""
         every = Jobs(jobs)
         listed = every.listed
@@ -112,3 +119,48 @@ class Phases:
             self.view.say(f"{task} was damaged on disk: moved to quarantine, computed again")
         done |= served
         return done
+
+
+@contextlib.contextmanager
+def working(
+    run: RunDirectory,
+    cluster: ClusterConfig,
+    prepare: Callable[[], None],
+    view: View,
+    stop: threading.Event,
+    lease: Lease,
+    *,
+    verify: bool = False,
+    source: str | None = None,
+) -> Iterator[Phases]:
+    """Start or reach a cluster for the length of a ``with`` block, say so, and yield the phases that it computes.
+
+    Parameters
+    ----------
+    run, view, stop, lease, verify, source : as of `Phases`.
+    cluster : the ``[cluster]`` table.
+    prepare : called in each process that computes, before its first tile.
+    """
+    kind = cluster_of(cluster)
+    view.say(kind.preparation)
+    with (
+        recording(run),
+        metrics_served(cluster.metrics) as metrics_address,
+        kind.executor(cluster, prepare, stop) as executor,
+        executor.watched(),
+    ):
+        view.say(f"computing on {executor.describe()}")
+        for line in (*executor.warnings, *run.root.shortcomings()):
+            view.say(f"warning: {line}")
+        emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
+        if metrics_address is not None:
+            view.say(f"metrics of the driver at {metrics_address}")
+            if not is_loopback((cluster.metrics or "").rpartition(":")[0]):
+                view.say("warning: all who reach this host can read cluster.metrics; 127.0.0.1 keeps them to it")
+        clock = PhaseClock(run, lambda: executor.slots)
+        board = Board.shown_by(executor, str(run.path))
+        try:
+            yield Phases(run, executor, view, clock, board, stop, verify, lease, source)
+        finally:
+            clock.end()
+            run.journal.close()

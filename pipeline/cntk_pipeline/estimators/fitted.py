@@ -10,7 +10,7 @@ from cntk_pipeline.datasets.selection import draw
 from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource
 from cntk_pipeline.inputs import is_number, is_whole_number, short_repr
 from cntk_pipeline.kernels.program import Array
-from cntk_pipeline.layers import Dropout
+from cntk_pipeline.layers.normalization import find_dropout
 from cntk_pipeline.regression.arguments import AUTO_RIDGES, require_ridge_mode
 from cntk_pipeline.regression.centres import FittedCentres, fit_centres
 from cntk_pipeline.regression.fitting import Fitted, fit
@@ -75,13 +75,13 @@ def fit_samples(
     count = int(count)
     if not 1 <= count <= len(samples):
         raise ValueError(f"n_centres must be from 1 to the {len(samples)} samples of the fit, got {count}")
+    if estimator.centre_choice == "rpcholesky" and find_dropout(source.question.network) is not None:
+        raise ValueError(
+            "centre_choice='rpcholesky' computes columns in the order of their draw, where Dropout tells no sample "
+            "from an equal one: give another choice, or no Dropout"
+        )
     diagonal, rows = source.variances(samples), np.arange(count)
     if estimator.centre_choice == "rpcholesky":
-        if source.question is not None and any(isinstance(each, Dropout) for each in source.question.network.walk()):
-            raise ValueError(
-                "centre_choice='rpcholesky' computes columns in the order of their draw, where Dropout tells no "
-                "sample from an equal one: give another choice, or no Dropout"
-            )
 
         def kernel(some: Rows, others: Rows) -> Array:
             return source.cross(samples[some], samples[others])

@@ -14,7 +14,7 @@ from cntk_pipeline.estimators.question import KernelQuestion
 from cntk_pipeline.gram.engines import require_numerics
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers.spelling import spell
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.storage import open_path
 from cntk_pipeline.tiling import Cut
 
@@ -57,7 +57,7 @@ class RunMemory(Kept):
     @staticmethod
     def is_run(path: str | Path) -> bool:
         """Tell whether a path is that of a run directory."""
-        return (open_path(path) / "run.json").exists()
+        return holds_run(open_path(path))
 
     def load(self, kind: str, samples: Sequence[bytes]) -> Found:
         """Find the kept values of the samples; only tiles with some of them are read."""

@@ -102,9 +102,11 @@ class Attention(Weighted):
 
     Parameters
     ----------
-    query, key, value, out : unit Gaussians, (outputs, inputs) each; ``key`` equals ``query`` at the beginning.
-    bias : unit Gaussians, (outputs,), of the output.
+    weights : unit Gaussians by name: "query", "key", "value" and "out", (outputs, inputs) each, and "bias", (outputs,),
+        of the output. The key equals the query at the beginning.
     scales : of query, key, value and out: deviations divided by the roots of their inputs.
+    b_std : the deviation of the bias.
+    trained : whether the weights are trained.
     here : the positions, where some may be absent; these get no weight.
     """
 

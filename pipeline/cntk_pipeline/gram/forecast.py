@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from cntk_pipeline.gram.tiles import TEST, TEST_TEST, TRAIN, TRAIN_VARIANCE, VARIANCE, list_kernel_jobs
-from cntk_pipeline.storage.tiled_array import CRC_BYTES, chunk_bytes
+from cntk_pipeline.storage.tiled_array import chunk_bytes
 from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.tiling import Cut, KeptTiles
 
@@ -42,6 +40,11 @@ class KernelSize:
         return chunk_bytes((self.tile, self.tile), self.dtype)
 
     @property
+    def line_bytes(self) -> int:
+        """The bytes of a chunk of variances of one read-out on disk."""
+        return chunk_bytes((self.tile,), self.dtype)
+
+    @property
     def kept(self) -> KeptTiles | None:
         """The tiles of K(train, train) that are stored; None where all are."""
         if self.kernel_bytes is None:
@@ -58,7 +61,7 @@ def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool)
     test_kernel : whether K(test, test) is computed.
     """
     rows, columns = Cut(size.train, size.tile).pieces, Cut(size.test, size.tile).pieces
-    chunk, line = size.chunk_bytes, size.tile * np.dtype(size.dtype).itemsize + CRC_BYTES
+    chunk, line = size.chunk_bytes, size.line_bytes
 
     def triangle(kind: str, count: int, pieces: int, seconds: float) -> StageForecast:
         tiles = pieces * (pieces + 1) // 2
@@ -84,8 +87,7 @@ def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool)
 
 def _forecast_columns(size: KernelSize, centres: int, pair_seconds: float) -> list[StageForecast]:
     """Forecast the stages of a kernel of some columns, by its tasks."""
-    cut, item = Cut(size.train, size.tile), np.dtype(size.dtype).itemsize
-    chunk, line = size.chunk_bytes, size.tile * item + CRC_BYTES
+    cut, chunk, line = Cut(size.train, size.tile), size.chunk_bytes, size.line_bytes
     found = []
     jobs = list_kernel_jobs(cut, Cut(size.test, size.tile), Cut(centres, size.tile), symmetric=size.symmetric)
     for owner in (TRAIN, TEST, VARIANCE, TRAIN_VARIANCE):

@@ -143,23 +143,14 @@ def kernel_group(run: RunDirectory) -> Group:
 
 
 def node_counts(run: RunDirectory) -> NodeCounts | None:
-    """Count the nodes of the graphs of a run, all of which are read.
-
-    None where there are images or vectors, or every tile of the kernel has its receipt: then they are not needed.
-    """
-    if not is_graph(run.specification.data.shape) or not is_missing_tiles(run):
+    """Count the nodes of the graphs of a run, all of which are read; None where there are images or vectors."""
+    if not is_graph(run.specification.data.shape):
         return None
     parts: list[Array] = []
     for part, cut in (("train", run.train_cut), ("test", run.test_cut)):
         pieces = [count_nodes(_images(run, part, cut.bounds(piece))) for piece in range(cut.pieces)]
         parts.append(np.concatenate(pieces) if pieces else np.zeros(0, np.int64))
     return NodeCounts(*parts)
-
-
-def is_missing_tiles(run: RunDirectory) -> bool:
-    """Tell whether tiles of the kernel matrices have no receipt."""
-    known = run.journal.receipts().tasks
-    return any(grid.count_in(known)[0] < len(grid) for grid in kernel_jobs(run).grids)
 
 
 def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None, kept: KeptTiles | None = None) -> Jobs:
@@ -462,7 +453,7 @@ def prepare_worker(
     run_path : of the run directory.
     versions : of the driver's libraries.
     code : the user's own code that the driver may import, and so this process; None for none.
-    computes : whether solves compute tiles that are not stored: the engine is needed with a whole kernel too.
+    computes : whether the engine is needed with a whole kernel too, as where solves compute tiles that are not stored.
 
     Raises
     ------
@@ -488,18 +479,42 @@ def prepare_worker(
         return  # what is left needs no engine
     if code is not None:
         load_code(run, code)
-    engine_of(run).test(_images(run, "train", (0, min(2, run.specification.data.train))))
+    engine_of(run).test(first_images(run))
 
 
-def is_whole(run: RunDirectory) -> bool:
-    """Tell whether all tiles of the kernel are there."""
+def first_images(run: RunDirectory) -> Array:
+    """Read the training images by which each worker tests its engine."""
+    return _images(run, "train", (0, min(2, run.specification.data.train)))
+
+
+def is_missing_tiles(run: RunDirectory, *, test_kernel: bool = False) -> bool:
+    """Tell whether tiles of the kernel have no receipt; no chunk is looked at. ``test_kernel`` as of `is_whole`."""
+    return _is_missing(run, _all_jobs(run, test_kernel))
+
+
+def _all_jobs(run: RunDirectory, test_kernel: bool) -> Jobs:
+    return kernel_jobs(run) + (test_kernel_jobs(run, None) if test_kernel else Jobs())
+
+
+def _is_missing(run: RunDirectory, jobs: Jobs) -> bool:
+    known = run.journal.receipts().tasks
+    return any(grid.count_in(known)[0] < len(grid) for grid in jobs.grids)
+
+
+def is_whole(run: RunDirectory, *, test_kernel: bool = False) -> bool:
+    """Tell whether all tiles of the kernel are there: their receipts, and their chunks, which are listed.
+
+    Parameters
+    ----------
+    test_kernel : whether those of K(test, test) must be there too.
+    """
     if run.specification.has_pivots and not run.has_all_pivots:
         return False
-    if is_missing_tiles(run):
+    jobs = _all_jobs(run, test_kernel)
+    if _is_missing(run, jobs):
         return False
-    jobs = kernel_jobs(run)
     chunks = Chunks(len(jobs))
-    return all(chunks.size(*place) is not None for job in jobs for place in job.places(run))
+    return all(chunks.size(array, index) == array.chunk_bytes for job in jobs for array, index in job.places(run))
 
 
 @lru_cache(maxsize=4)

@@ -17,8 +17,8 @@ from cntk_pipeline.inference.auto_ridge import (
     path_product,
     show_choices,
 )
-from cntk_pipeline.inference.base import Product, Result, Shown
-from cntk_pipeline.inference.ensemble import EnsembleRecord, blocks
+from cntk_pipeline.inference.base import Product, Shown
+from cntk_pipeline.inference.ensemble import blocks
 from cntk_pipeline.inference.leave_one_out import inverse_need
 from cntk_pipeline.inference.remedies import add_remedies
 from cntk_pipeline.inference.requested import (
@@ -39,9 +39,7 @@ __all__ = [
     "RIDGE_PATH",
     "RIDGE_PHASE",
     "Capacity",
-    "EnsembleRecord",
     "Product",
-    "Result",
     "Shown",
     "add_remedies",
     "asked_of",

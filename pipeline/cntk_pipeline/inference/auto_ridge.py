@@ -21,7 +21,7 @@ from cntk_pipeline.inference.ensemble import EIGEN_OPERATIONS
 from cntk_pipeline.inference.evidence import EvidenceRecord, evidence_product, without_constants
 from cntk_pipeline.inference.leave_one_out import leave_one_out_product
 from cntk_pipeline.inference.remedies import RunJobs
-from cntk_pipeline.models import Json
+from cntk_pipeline.models import Json, TaskName
 from cntk_pipeline.regression.arguments import TrainKernel, as_train_kernel
 from cntk_pipeline.regression.likelihood import evidences
 from cntk_pipeline.regression.scores import mean_square
@@ -86,9 +86,11 @@ def choose_ridges(run: RunDirectory, selections: Sequence[Json], capacity: Capac
     The failures of the jobs. The record of a choice is written if none of its own jobs failed.
     """
     by_method: dict[bool, list[Json]] = {True: [], False: []}
+    candidates = ridge_candidates(run.specification.data.task)
     for selection in selections:
         if read_choice(run, selection) is None:
-            by_method[in_memory(run.train_cut.count, selection["tile"], capacity)].append(selection)
+            is_quicker = in_memory(run.train_cut.count, selection["tile"], capacity, len(candidates))
+            by_method[is_quicker].append(selection)
     outcome = Outcome()
     if by_method[True]:
         outcome.failed.update(_choose_in_memory(run, by_method[True], run_jobs).failed)
@@ -97,10 +99,10 @@ def choose_ridges(run: RunDirectory, selections: Sequence[Json], capacity: Capac
     return outcome
 
 
-def in_memory(count: int, tile: int, capacity: Capacity) -> bool:
+def in_memory(count: int, tile: int, capacity: Capacity, candidates: int) -> bool:
     """Tell whether one eigendecomposition is quicker than a factor for each candidate, and fits into memory."""
     fits = capacity.memory is None or EIGEN_MATRICES * 8 * count**2 <= share_bytes(capacity.memory)
-    pieces, candidates = -(-count // tile), len(ridge_candidates())
+    pieces = -(-count // tile)
     tasks = candidates * pieces * (pieces + 7) / 2
     by_factors = (candidates * CANDIDATE_OPERATIONS * count**3 + tasks * TASK_OPERATIONS) / capacity.slots
     return fits and EIGEN_OPERATIONS * count**3 <= by_factors
@@ -319,9 +321,9 @@ def _left_out_part(data: DataSpecification, scores: Sequence[Any]) -> Json:
     } | ({"r2": r2} if data.task == "regression" else {})
 
 
-def forecast_choice(size: SystemSize) -> StageForecast:
+def forecast_choice(size: SystemSize, task: TaskName) -> StageForecast:
     """Forecast the choice of a ridge for one read-out."""
-    candidates, rate = len(ridge_candidates()), size.product_rate
+    candidates, rate = len(ridge_candidates(task)), size.product_rate
     operations = min(EIGEN_OPERATIONS, candidates * CANDIDATE_OPERATIONS) * size.train**3
     # On many slots each candidate is factored, after the one before.
     chain = candidates * chain_operations(size.cut)

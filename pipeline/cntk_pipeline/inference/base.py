@@ -172,9 +172,3 @@ class Result(ABC):
 def digest_of(parameters: Any) -> str:
     """Name the parameters of a product by 8 hexadecimal digits."""
     return fingerprint({"parameters": parameters})[:8]
-
-
-def require_one_length(*columns: tuple[Any, ...] | None) -> None:
-    """Raise `ValueError` where the lists of a record differ in length."""
-    if len({len(column) for column in columns if column is not None}) > 1:
-        raise ValueError("its lists are not of one length")

@@ -15,7 +15,7 @@ from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize
 from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.storage.tiled_array import Array, ArraySpec, TiledArray
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 
@@ -65,11 +65,7 @@ def _left_out(run: RunDirectory, solve: str) -> tuple[Array, Array]:
     """Read the leave-one-out predictions, and the labels of the training images."""
     labels = run.labels("train")
     assert labels is not None
-    return _whole(run.inferred(solve, "leave_one_out", "prediction")), labels
-
-
-def _whole(array: TiledArray) -> Array:
-    return array.read_region(*((0, size) for size in array.shape))
+    return run.inferred(solve, "leave_one_out", "prediction").read_all(), labels
 
 
 def _places(run: RunDirectory, task: Task) -> list[Place]:
@@ -82,7 +78,7 @@ CALIBRATION = Owner("calibration", fit_scale, _places)
 def _summary(run: RunDirectory, solve: str) -> Json:
     scale = float(run.inferred(solve, "calibration", "softmax_scale").read(0)[0])
     probabilities, labels = Probabilities(scale), run.labels("test")
-    test = None if labels is None else asdict(probabilities.scores(_whole(run.solved(solve, "mean")), labels))
+    test = None if labels is None else asdict(probabilities.scores(run.solved(solve, "mean").read_all(), labels))
     return {"softmax_scale": scale, "left_out": asdict(probabilities.scores(*_left_out(run, solve))), "test": test}
 
 

@@ -14,9 +14,9 @@ from pydantic import AfterValidator, with_config
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.memory import Need, share_bytes
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
-from cntk_pipeline.inference.base import AGAIN, Asked, Found, Product, Result, Shown, require_one_length
+from cntk_pipeline.inference.base import AGAIN, Asked, Found, Product, Result, Shown
 from cntk_pipeline.inference.posterior_covariance import PosteriorCovarianceResult
-from cntk_pipeline.models import STRICT, Fraction, Json
+from cntk_pipeline.models import STRICT, Fraction, Json, require_one_length
 from cntk_pipeline.regression.ensembles import Blocks, ensemble
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place

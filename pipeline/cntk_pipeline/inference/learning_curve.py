@@ -22,7 +22,6 @@ from cntk_pipeline.inference.base import (
     Result,
     Shown,
     digest_of,
-    require_one_length,
 )
 from cntk_pipeline.inference.whitened import (
     after_row,
@@ -31,7 +30,7 @@ from cntk_pipeline.inference.whitened import (
     whitened_cut,
     whitened_product,
 )
-from cntk_pipeline.models import STRICT, Fraction, Json, NotNegative, Positive
+from cntk_pipeline.models import STRICT, Fraction, Json, NotNegative, Positive, require_one_length
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize

@@ -136,8 +136,7 @@ def _entries(run: RunDirectory, begin: int, end: int) -> int:
 
 
 def _summary(run: RunDirectory, solve: str) -> Json:
-    array = run.inferred(solve, "leave_one_out", "prediction")
-    prediction = array.read_region(*((0, size) for size in array.shape))
+    prediction = run.inferred(solve, "leave_one_out", "prediction").read_all()
     labels = run.labels("train")
     assert labels is not None
     return score(run.specification.data, labels, prediction).to_json()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cntk_pipeline.inference.base import LAST, Asked, Found, Product, Result, Shown
-from cntk_pipeline.inference.posterior_variance import VARIANCES, show_variances
+from cntk_pipeline.inference.posterior_variance import VARIANCES, show_variances, summarise
 from cntk_pipeline.inference.whitened import (
     after_row,
     count_test_blocks,
@@ -82,8 +82,7 @@ POSTERIOR_COVARIANCE = Owner("posterior_covariance", evaluate_covariance, _place
 def _summary(run: RunDirectory, solve: str) -> Json:
     """Summarise its diagonal, the variances."""
     array = run.inferred(solve, "posterior_covariance", "covariance")
-    values = np.concatenate([np.diagonal(array.read(k, k)) for k in range(array.cut(0).pieces)])
-    return {"smallest": float(values.min()), "mean": float(values.mean()), "largest": float(values.max())}
+    return summarise(np.concatenate([np.diagonal(array.read(k, k)) for k in range(array.cut(0).pieces)]))
 
 
 class PosteriorCovarianceResult(Result):

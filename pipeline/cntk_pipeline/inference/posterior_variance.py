@@ -21,7 +21,7 @@ from cntk_pipeline.solvers.nystroem import read_features, whiten
 from cntk_pipeline.solvers.systems import factor_cut
 from cntk_pipeline.solvers.work import open_work
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.storage.tiled_array import ArraySpec
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 
 
@@ -95,8 +95,11 @@ POSTERIOR_VARIANCE = Owner("posterior_variance", evaluate_variance, _places)
 
 
 def _summary(run: RunDirectory, solve: str) -> Json:
-    variance = run.inferred(solve, "posterior_variance", "variance")
-    values = variance.read_region((0, variance.shape[0]))
+    return summarise(run.inferred(solve, "posterior_variance", "variance").read_all())
+
+
+def summarise(values: Array) -> Json:
+    """Make the `VarianceRecord` of the variances of all test images."""
     return {"smallest": float(values.min()), "mean": float(values.mean()), "largest": float(values.max())}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import scipy
 from pydantic import AfterValidator, with_config
 
-from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown, require_one_length
-from cntk_pipeline.models import STRICT, Json
+from cntk_pipeline.inference.base import AGAIN, LAST, Asked, Found, Product, Result, Shown
+from cntk_pipeline.models import STRICT, Json, require_one_length
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize

@@ -10,7 +10,7 @@ import numpy as np
 
 from cntk_pipeline.errors import ConfigError, DataError, PipelineError
 from cntk_pipeline.inputs import as_array, describe_objects
-from cntk_pipeline.rundir.directory import ARRAYS, RunDirectory
+from cntk_pipeline.rundir.directory import ARRAYS, RunDirectory, holds_run
 from cntk_pipeline.storage import LocalPath, StorePath
 
 NO_NAMES = ("file", "allow_pickle")
@@ -62,7 +62,7 @@ def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
 
 def _is_named(name: str, place: LocalPath) -> bool:
     """Tell whether the workflow of a run reads an archive; where it cannot be read, yes."""
-    if not (place / "run.json").exists():
+    if not holds_run(place):
         return False
     try:
         run = RunDirectory(place)

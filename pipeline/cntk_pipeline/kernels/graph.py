@@ -31,11 +31,17 @@ class Node:
     stage : where the operation runs.
     result : the stage in which the result is at hand.
     grid : positions of the result.
+    windows : of rows and of columns, of WEIGH and POOL; None where each position is one.
+    normalize_edges : whether POOL divides by the positions of a window inside the image, and AGGREGATE the rows of its
+        matrix by their sums.
+    function : of APPLY, and of RECUR at each step.
     chain : poolings before the sum of REDUCE: windows of rows, of columns, and whether edges are normalised.
     traced : whether REDUCE sums over equal positions alone.
     masked : whether a MASK lies before.
     mixing : of ATTEND, how logits become attention.
     correlation : of EMBED, that of the vectors of two positions.
+    scale, bias, own, extra : numbers of the operation, see `Code`; as of `Operation`.
+    recurrence, backward : of RECUR: the variance of the weights between steps, and whether the last step comes first.
     present : which positions of the result are there, where some may be absent.
     gate : of GATE, how positions are weighed.
     """

@@ -208,9 +208,9 @@ def _first_cost(engine: Engine, left: Array) -> CostSoFar:
     """Say what a pair costs, by a guess where pieces will soon tell, else by a measurement."""
     guessed = engine.guessed_pair_seconds
     if guessed is not None and engine.lane_width * guessed < PIECE_SECONDS:
-        return CostSoFar(guessed, is_measured=False)
+        return CostSoFar(guessed, is_known=False)
     # The first pieces would come too late to tell.
-    return CostSoFar(engine.measure(left[: engine.lane_width]).seconds, is_measured=True)
+    return CostSoFar(engine.measure(left[: engine.lane_width]).seconds, is_known=True)
 
 
 @contextlib.contextmanager

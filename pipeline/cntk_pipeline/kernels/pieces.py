@@ -122,10 +122,15 @@ class CostSoFar:
     """What a pair costs: first as it was measured or only guessed, then the least that pieces have shown.
 
     The first piece of a thread may have waited for the compiler, so a few are needed to know.
+
+    Parameters
+    ----------
+    pair_seconds : of a pair, at first.
+    is_known : whether a forecast may be told from it at once, as from a measurement, or from a guess of little work.
     """
 
-    def __init__(self, pair_seconds: float, is_measured: bool) -> None:
-        self._pair_seconds, self._is_measured = pair_seconds, is_measured
+    def __init__(self, pair_seconds: float, is_known: bool) -> None:
+        self._pair_seconds, self._is_known = pair_seconds, is_known
         self._pieces = 0
 
     def learn(self, pairs: int, seconds: float) -> None:
@@ -142,7 +147,7 @@ class CostSoFar:
 
     def seconds_left(self, share: float) -> float | None:
         """Forecast the rest, where each core's share of it is so many pairs; None as long as nobody knows."""
-        is_known = self._is_measured or self._pieces >= PIECES_TO_KNOW
+        is_known = self._is_known or self._pieces >= PIECES_TO_KNOW
         return share * self._pair_seconds if is_known else None
 
 

@@ -203,11 +203,7 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
     statistics = {s.operation: s for s in lay_out_statistics(program)}
     codes = np.zeros((len(operations), len(Entry)), np.int64)
     params = np.zeros((len(operations), 5 + CONSTANTS))
-    bounds: list[Array] = []
-    terms: list[Array] = []
-    term_weights: list[Array] = []
-    weights: list[Array] = []
-    pairs: list[Array] = []
+    bounds, terms, term_weights, weights, pairs = (_Columns() for _ in range(5))
     for k, (stage, op) in enumerate(operations):
         codes[k, : Entry.KIND] = (
             op.code,
@@ -239,41 +235,62 @@ def make_tables(program: Program, dtype: np.dtype) -> Tables:
             codes[k, Entry.LEFT : Entry.TERMS] = (found.start, found.right_start, found.area, found.right_area)
         if isinstance(op.function, Series):
             codes[k, Entry.TERMS] = op.function.terms
-        for entry, axis in zip((Entry.ROW_TABLE, Entry.COLUMN_TABLE), op.terms or (), strict=False):
-            codes[k, entry] = sum(map(len, bounds))
-            bounds.append(axis.bounds + sum(map(len, terms)))
-            terms.append(axis.terms)
-            term_weights.append(axis.weights)
-        for entry, table in zip((Entry.ROW_TABLE, Entry.COLUMN_TABLE), op.weights or (), strict=False):
-            codes[k, entry] = sum(map(len, weights))
-            weights.append(table.ravel())
-        if op.code is Code.ATTEND:
-            for entry, slot in ((Entry.ROW_TABLE, op.other), (Entry.COLUMN_TABLE, op.slot)):
-                codes[k, entry] = sum(map(len, pairs))
-                pairs.append(pair_index(program.tensors[slot]).ravel())
         # The weight of a pooling is that of its rows times that of its columns.
-        if op.terms is not None:
-            term_weights[-2] = term_weights[-2] * op.scale
-    tensors, begin, start, width = [], 0, 0, 0
-    for tensor in program.tensors:
-        tensors.append((begin, tensor.size, start, width, *tensor.starts.shape, tensor.height, tensor.width))
-        begin += 2 * tensor.size
-        start += tensor.starts.size
-        width += len(tensor.widths)
+        for entry, axis, scale in zip(_TABLES, op.terms or (), (op.scale, 1.0), strict=False):
+            codes[k, entry] = bounds.add(axis.bounds + terms.length)
+            terms.add(axis.terms)
+            term_weights.add(axis.weights * scale)
+        for entry, table in zip(_TABLES, op.weights or (), strict=False):
+            codes[k, entry] = weights.add(table.ravel())
+        if op.code is Code.ATTEND:
+            for entry, slot in zip(_TABLES, (op.other, op.slot), strict=True):
+                codes[k, entry] = pairs.add(pair_index(program.tensors[slot]).ravel())
     return Tables(
         codes,
         _in_dtype(params, dtype),
         params,
-        _join(bounds, np.int64),
-        np.concatenate([np.zeros((0, 4), np.int64), *terms]),
-        _join(term_weights, dtype),
-        _join(weights, dtype),
-        np.array(tensors, np.int64).reshape(-1, len(TensorEntry)),
+        bounds.joined(np.int64),
+        terms.joined(np.int64, 4),
+        term_weights.joined(dtype),
+        weights.joined(dtype),
+        _tensor_rows(program),
         _join([tensor.starts.ravel() for tensor in program.tensors], np.int64),
         _join([tensor.widths for tensor in program.tensors], np.int64),
-        _join(pairs, np.int64),
+        pairs.joined(np.int64),
         program.input_shape[2],
     )
+
+
+_TABLES = (Entry.ROW_TABLE, Entry.COLUMN_TABLE)
+
+
+class _Columns:
+    """Tables of all operations, one behind the other."""
+
+    def __init__(self) -> None:
+        self._parts: list[Array] = []
+        self.length = 0
+
+    def add(self, table: Array) -> int:
+        """Add a table; return where it begins."""
+        begin = self.length
+        self._parts.append(table)
+        self.length += len(table)
+        return begin
+
+    def joined(self, dtype: object, *width: int) -> Array:
+        """Return all tables as one; ``width`` is that of tables of several columns."""
+        return _join(self._parts, dtype, *width)
+
+
+def _tensor_rows(program: Program) -> Array:
+    rows, begin, start, width = [], 0, 0, 0
+    for tensor in program.tensors:
+        rows.append((begin, tensor.size, start, width, *tensor.starts.shape, tensor.height, tensor.width))
+        begin += 2 * tensor.size
+        start += tensor.starts.size
+        width += len(tensor.widths)
+    return np.array(rows, np.int64).reshape(-1, len(TensorEntry))
 
 
 def _in_dtype(params: Array, dtype: np.dtype) -> Array:
@@ -337,5 +354,5 @@ def _kind(op: Operation) -> Kind:
     return Kind.PLAIN_3X3 if op.is_plain_3x3 else Kind.WINDOWS
 
 
-def _join(arrays: list[Array], dtype: object) -> Array:
-    return np.concatenate([np.zeros(0), *arrays]).astype(dtype)  # type: ignore[call-overload,no-any-return]
+def _join(arrays: list[Array], dtype: object, *width: int) -> Array:
+    return np.concatenate([np.zeros((0, *width)), *arrays]).astype(dtype)  # type: ignore[call-overload,no-any-return]

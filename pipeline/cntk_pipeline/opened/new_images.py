@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cntk_pipeline.datasets.images import Wanted
+from cntk_pipeline.datasets.images import WantedPictures
 from cntk_pipeline.datasets.reading import optional_import
 from cntk_pipeline.datasets.unlabelled import Like, Unlabelled
 from cntk_pipeline.datasets.unlabelled_tables import columns_of, features_of
@@ -128,7 +128,7 @@ def like_of(run: RunDirectory) -> Like:
     options = run.workflow().data.options
     resize = options.get("resize")
     return Like(
-        Wanted(None if resize is None else tuple(resize), options.get("mode")),
+        WantedPictures(None if resize is None else tuple(resize), options.get("mode")),
         options.get("layout", "channels_last"),
         run.specification.data.features,
     )

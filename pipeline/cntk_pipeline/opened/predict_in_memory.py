@@ -102,8 +102,8 @@ def first_cost(engine: Engine, sample: Array, pairs: int) -> CostSoFar:
     """Forecast the time of a pair: by the engine's guess where little is to be done, else by a measurement."""
     guessed = engine.guessed_pair_seconds
     if guessed is not None and guessed * pairs / core_count() < MEASURE_ABOVE_SECONDS:
-        return CostSoFar(guessed, is_measured=True)
-    return CostSoFar(engine.measure(sample).seconds, is_measured=True)
+        return CostSoFar(guessed, is_known=True)
+    return CostSoFar(engine.measure(sample).seconds, is_known=True)
 
 
 def cost_line(images: int, train: int, seconds: float, cores: int) -> str:

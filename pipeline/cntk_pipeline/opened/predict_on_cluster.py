@@ -7,25 +7,19 @@ from functools import partial
 
 import numpy as np
 
-from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.clusters.memory import TileNeed
-from cntk_pipeline.clusters.table import cluster_of, current_job
+from cntk_pipeline.clusters.table import cluster_of, current_job, require_devices
 from cntk_pipeline.clusters.trust import Trusted, read_trusted
 from cntk_pipeline.datasets.unlabelled import Unlabelled
-from cntk_pipeline.driver.board import Board
 from cntk_pipeline.driver.driver import Outcome
-from cntk_pipeline.driver.observed import recording
-from cntk_pipeline.driver.phases import Phases, View
-from cntk_pipeline.driver.timing import PhaseClock
+from cntk_pipeline.driver.phases import Phases, View, working
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.gram.engines import load_code, versions_for
-from cntk_pipeline.gram.memory import kernel_task_bytes
+from cntk_pipeline.gram.engines import load_code, uses_devices, versions_for
 from cntk_pipeline.opened.columns import predicted_of
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.new_images import NewImages
 from cntk_pipeline.opened.predict_in_memory import cost_line, first_cost, require_engine, stored_coefficients
-from cntk_pipeline.opened.systems import Readout, find_readout, find_system
+from cntk_pipeline.opened.systems import AskedReadout, find_readout, find_system
 from cntk_pipeline.opened.tiles import Stored, require_whole
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -39,11 +33,15 @@ from cntk_pipeline.storage.durable import store_explained
 from cntk_pipeline.storage.tiled_array import Array, TiledArray
 from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import predictions as tasks
-from cntk_pipeline.workflow.run import prepare_worker
+from cntk_pipeline.workflow.passes import prepare_worker
+from cntk_pipeline.workflow.preflight import kernel_need
+
+PASSES = 2
+"""Passes at most: the first, and the one that computes damaged tiles of the predictions again."""
 
 
 @dataclass(frozen=True)
-class Question:
+class PredictionQuestion:
     """What is asked of new images.
 
     Attributes
@@ -55,7 +53,7 @@ class Question:
         if another user wrote them.
     """
 
-    readout: Readout = None
+    readout: AskedReadout = None
     ridge: float | None = None
     std: bool = False
     trust: bool = False
@@ -86,7 +84,7 @@ class Predictions:
 
 
 def predict_images(
-    run: RunDirectory, given: Unlabelled, question: Question, view: View, stop: threading.Event
+    run: RunDirectory, given: Unlabelled, question: PredictionQuestion, view: View, stop: threading.Event
 ) -> Predictions:
     """Predict new images, or read predictions that are there; the run itself is not changed.
 
@@ -111,7 +109,7 @@ def predict_images(
     SpecificationMismatch
         If another version of the package computed the kernel.
     TilesFailed, WorkersLost, NotTrusted
-        As of a run.
+        As of a run. A cluster that could not compute is refused as of a run too, with `ConfigError`.
     """
     system = find_system(run, find_readout(run, question.readout), question.ridge)
     require_whole(run, stored_coefficients(run, system), f"the solution of {system.label}")
@@ -129,10 +127,13 @@ def predict_images(
         if trusted.code is not None:
             load_code(run, trusted.code)
         engine = require_engine(run, system.readout)
+        cluster = trusted.config.cluster
+        require_devices(cluster, run.specification.engine.name, uses_devices=uses_devices(run))
+        cluster_of(cluster).check(cluster)
         columns = run.column_cut.count
         pairs = len(images) * columns
         seconds = first_cost(engine, images[: engine.lane_width], pairs).seconds_left(pairs) or 0.0
-        slots = cluster_of(trusted.config.cluster).slots(trusted.config.cluster)
+        slots = cluster_of(cluster).slots(cluster)
         view.say(cost_line(len(images), columns, seconds / slots, slots))
         directory = _compute(run, digest, images, system, question, trusted, view, stop)
     return _read(run, directory, images, system, question)
@@ -145,7 +146,7 @@ def _find(run: RunDirectory, digest: str, readout: str) -> PredictionDirectory |
         return None
 
 
-def _arrays(directory: PredictionDirectory, system: System, question: Question) -> list[Stored]:
+def _arrays(directory: PredictionDirectory, system: System, question: PredictionQuestion) -> list[Stored]:
     """Describe the asked results: the mean, and the variance where a deviation is asked for."""
     found = [Stored.of(tasks.mean_group(directory, system), "mean")]
     if question.std:
@@ -153,7 +154,7 @@ def _arrays(directory: PredictionDirectory, system: System, question: Question) 
     return found
 
 
-def _is_whole(directory: PredictionDirectory, system: System, question: Question) -> bool:
+def _is_whole(directory: PredictionDirectory, system: System, question: PredictionQuestion) -> bool:
     """Tell whether all asked results are there, by their names; they are checked when they are read."""
     try:
         for stored in _arrays(directory, system, question):
@@ -171,7 +172,7 @@ def _compute(
     digest: str,
     images: NewImages,
     system: System,
-    question: Question,
+    question: PredictionQuestion,
     trusted: Trusted,
     view: View,
     stop: threading.Event,
@@ -187,31 +188,22 @@ def _compute(
         _store_images(directory, images, view)
         versions = versions_for(run.specification.engine)
         prepare = partial(prepare_worker, str(directory.path.absolute()), versions, trusted.code)
-        cluster = trusted.config.cluster
         with (
-            recording(directory),
             obeying_requests(run, stop, view.say, earlier),
-            cluster_of(cluster).executor(cluster, prepare, stop) as executor,
-            executor.watched(),
+            working(directory, trusted.config.cluster, prepare, view, stop, held) as phases,
         ):
-            view.say(f"computing on {executor.describe()}")
-            for line in executor.warnings:
-                view.say(f"warning: {line}")
-            _require_room(directory, executor.memory())
+            memory = phases.executor.memory()
+            if memory is not None:
+                kernel_need(directory, memory).require(memory)
             tasks.kernel_group(directory).create()
-            clock = PhaseClock(directory, lambda: executor.slots)
-            board = Board.shown_by(executor, str(directory.path))
-            phases = Phases(directory, executor, view, clock, board, stop, False, held, None)
             try:
                 _run_phases(phases, run, system, question)
             finally:
-                clock.end()
                 forget_tiles()
-                directory.journal.close()
     return directory
 
 
-def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Question) -> None:
+def _run_phases(phases: Phases, run: RunDirectory, system: System, question: PredictionQuestion) -> None:
     """Compute phase by phase; where a tile turns out to be damaged, all are checked and bad ones computed again.
 
     Raises
@@ -221,7 +213,7 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     """
     directory = phases.run
     assert isinstance(directory, PredictionDirectory)
-    for _ in range(2):
+    for left in reversed(range(PASSES)):
         outcome = Outcome()
         for phase, jobs in _phases(directory, system, question):
             if not outcome.failed:
@@ -229,16 +221,18 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
         damaged = outcome.damaged
         if not damaged:
             break
+        if not left:
+            raise CorruptTile(
+                f"{damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same command "
+                "goes on"
+            )
         phases = phases.checking_all(damaged[0])
-    else:
-        raise CorruptTile(
-            f"{damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same command "
-            "goes on"
-        )
     outcome.require()
 
 
-def _phases(directory: PredictionDirectory, system: System, question: Question) -> list[tuple[str, Sequence[Job]]]:
+def _phases(
+    directory: PredictionDirectory, system: System, question: PredictionQuestion
+) -> list[tuple[str, Sequence[Job]]]:
     tasks.mean_group(directory, system).create()
     found: list[tuple[str, Sequence[Job]]] = [
         ("kernel", tasks.kernel_jobs(directory, gram.node_counts(directory))),
@@ -263,20 +257,8 @@ def _store_images(directory: PredictionDirectory, images: NewImages, view: View)
             view.say(f"{path} was gone or damaged: written anew from {directory.images.origin}")
 
 
-def _require_room(directory: PredictionDirectory, memory: WorkerMemory | None) -> None:
-    """Refuse tiles that the workers have no memory for, with a `ConfigError`."""
-    if memory is not None:
-        engine = gram.engine_of(directory)
-        nodes, tile = gram.node_counts(directory), directory.specification.tile
-
-        def task_bytes(tile: int) -> int:
-            return kernel_task_bytes(engine, tile, nodes)
-
-        TileNeed("kernel tile", "kernel.tile", tile, engine.lane_width, task_bytes).require(memory)
-
-
 def _read(
-    run: RunDirectory, directory: PredictionDirectory, images: NewImages, system: System, question: Question
+    run: RunDirectory, directory: PredictionDirectory, images: NewImages, system: System, question: PredictionQuestion
 ) -> Predictions:
     """Read the results, checked."""
     try:

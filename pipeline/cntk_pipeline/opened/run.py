@@ -18,7 +18,7 @@ from cntk_pipeline.opened.columns import predicted_of
 from cntk_pipeline.opened.description import describe
 from cntk_pipeline.opened.predict_in_memory import Say, on_stderr, predict_means
 from cntk_pipeline.opened.results import Inferred, read_result
-from cntk_pipeline.opened.systems import Readout, find_best, find_readout, find_system, readout_names
+from cntk_pipeline.opened.systems import AskedReadout, find_best, find_readout, find_system, readout_names
 from cntk_pipeline.opened.tables import Table
 from cntk_pipeline.opened.tiles import Stored, read_whole, require_stored_kernel, require_whole
 from cntk_pipeline.regression.probabilities import Probabilities, fit_probabilities
@@ -138,7 +138,9 @@ class OpenRun:
 
     # Kernels.
 
-    def kernel(self, readout: Readout = None, part: str = "train", *, missing: Literal["nan", "raise"] = "nan") -> Any:
+    def kernel(
+        self, readout: AskedReadout = None, part: str = "train", *, missing: Literal["nan", "raise"] = "nan"
+    ) -> Any:
         """Return a kernel matrix as a lazy Dask array, whose chunks are the tiles on disk.
 
         Parameters
@@ -191,16 +193,17 @@ class OpenRun:
 
     # Solves.
 
-    def system(self, readout: Readout = None, ridge: float | None = None) -> System:
+    def system(self, readout: AskedReadout = None, ridge: float | None = None) -> System:
         """Find the system of a read-out with a ridge; arguments and errors as in `predictions`."""
         return find_system(self.directory, find_readout(self.directory, readout), ridge)
 
     @property
     def best(self) -> System:
-        """The best solved system: by ``solve.choose_by`` that of the largest evidence, or of the best leave-one-out.
+        """The best solved system.
 
-        Without ``choose_by`` it is the highest score of leave-one-out where all systems have it, and of the test images
-        otherwise.
+        With ``solve.choose_by`` it is the system of the largest evidence, or of the best leave-one-out, as the key
+        says. Without ``choose_by`` it has the highest score of leave-one-out where all systems have one, and of the
+        test images otherwise.
 
         Raises
         ------
@@ -209,7 +212,7 @@ class OpenRun:
         """
         return find_best(self.directory)
 
-    def predictions(self, readout: Readout = None, ridge: float | None = None) -> Array:
+    def predictions(self, readout: AskedReadout = None, ridge: float | None = None) -> Array:
         """Read the predictive means of the test images.
 
         Parameters
@@ -230,12 +233,12 @@ class OpenRun:
         """
         return self._solved(self.system(readout, ridge), "mean", "predictions")
 
-    def probabilities(self, readout: Readout = None, ridge: float | None = None) -> Array:
+    def probabilities(self, readout: AskedReadout = None, ridge: float | None = None) -> Array:
         """Evaluate the probabilities of the classes of the test images, as `predict_proba` does for new images."""
         system = self.system(readout, ridge)
         return self.calibrated(system).of(self.predictions(system.readout, system.ridge))
 
-    def coefficients(self, readout: Readout = None, ridge: float | None = None) -> Array:
+    def coefficients(self, readout: AskedReadout = None, ridge: float | None = None) -> Array:
         """Read the coefficients alpha of ``(K + ridge I) alpha = Y``; arguments and errors as in `predictions`.
 
         Returns
@@ -255,7 +258,7 @@ class OpenRun:
 
     # Results of [inference].
 
-    def result(self, key: str, readout: Readout = None, ridge: float | None = None) -> Inferred:
+    def result(self, key: str, readout: AskedReadout = None, ridge: float | None = None) -> Inferred:
         """Read a result of ``[inference]``: its record as ``summary``, and its arrays.
 
         Parameters
@@ -287,7 +290,7 @@ class OpenRun:
     # New images.
 
     def decision_function(
-        self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
+        self, images: Any, readout: AskedReadout = None, ridge: float | None = None, *, say: Say | None = on_stderr
     ) -> Array:
         """Evaluate the predictive means of new images, in blocks on all cores; nothing is written.
 
@@ -324,7 +327,7 @@ class OpenRun:
         return predict_means(self.directory, self.system(readout, ridge), images, say, trust=self._trust)
 
     def predict(
-        self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
+        self, images: Any, readout: AskedReadout = None, ridge: float | None = None, *, say: Say | None = on_stderr
     ) -> Array:
         """Predict the classes of new images, ``(n,)`` texts out of `classes`; arguments as in `decision_function`.
 
@@ -333,7 +336,7 @@ class OpenRun:
         return predicted_of(self.directory.specification.data, self.decision_function(images, readout, ridge, say=say))
 
     def predict_proba(
-        self, images: Any, readout: Readout = None, ridge: float | None = None, *, say: Say | None = on_stderr
+        self, images: Any, readout: AskedReadout = None, ridge: float | None = None, *, say: Say | None = on_stderr
     ) -> Array:
         """Predict the probabilities of the classes of new images, calibrated on the run's leave-one-out predictions.
 

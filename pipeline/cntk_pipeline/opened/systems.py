@@ -16,7 +16,7 @@ from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow.report import make_report
 from cntk_pipeline.workflow.wanted import find_wanted
 
-Readout = str | Sequence[object] | None
+AskedReadout = str | Sequence[object] | None
 """A read-out as people name it: its name, or its depth, pooling and kind; None where a run has only one."""
 
 
@@ -25,7 +25,7 @@ def readout_names(run: RunDirectory) -> list[str]:
     return [readout.name for readout in run.specification.readouts]
 
 
-def find_readout(run: RunDirectory, asked: Readout) -> str:
+def find_readout(run: RunDirectory, asked: AskedReadout) -> str:
     """Find the name of a read-out.
 
     Parameters

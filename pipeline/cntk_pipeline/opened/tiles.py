@@ -14,7 +14,7 @@ from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import kept_tiles_of
 from cntk_pipeline.storage import open_path
-from cntk_pipeline.storage.tiled_array import CRC_BYTES, GROUP_RECORD, Array, ArraySpec, Group, TiledArray
+from cntk_pipeline.storage.tiled_array import GROUP_RECORD, Array, ArraySpec, Group, TiledArray, chunk_bytes
 from cntk_pipeline.tiling import Cut
 from cntk_pipeline.units import shell_word
 
@@ -58,7 +58,7 @@ class Stored:
     @property
     def chunk_bytes(self) -> int:
         """The bytes of one tile on disk."""
-        return math.prod(self.spec.tile) * np.dtype(self.spec.dtype).itemsize + CRC_BYTES
+        return chunk_bytes(self.spec.tile, self.spec.dtype)
 
     @property
     def read_bytes(self) -> int:

@@ -11,7 +11,7 @@ from cntk_pipeline.errors import ConfigError, PipelineError
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.pages.page import Page
-from cntk_pipeline.pages.sections import Lacking, Section, short
+from cntk_pipeline.pages.sections import Lacking, PagePart, short
 from cntk_pipeline.pages.templates import render
 from cntk_pipeline.plots.base import plain
 from cntk_pipeline.plots.comparison import Comparison, McNemar, have_equal_tests, mcnemar
@@ -41,7 +41,7 @@ def make_comparison(runs: Sequence[OpenRun]) -> Page:
     named = list(zip(_names(paths), runs, strict=True))
     sections, lacking = [_differences(named)], []
     try:
-        sections.append(Section.of(Comparison.of(named)))
+        sections.append(PagePart.of(Comparison.of(named)))
     except PipelineError as error:
         lacking.append(Lacking("scores", "Scores", str(error)))
     tests, refused = _tests(named)
@@ -74,7 +74,7 @@ def _names(paths: Sequence[str]) -> list[str]:
     return list(paths)
 
 
-def _differences(named: Named) -> Section:
+def _differences(named: Named) -> PagePart:
     """List the keys of the workflows and of the data that are not the same in all runs."""
     said = [dict(_flat(_described(run))) for _, run in named]
     keys = [key for key in dict.fromkeys(itertools.chain(*said)) if key not in _OWN]
@@ -86,7 +86,7 @@ def _differences(named: Named) -> Section:
     names = tuple(name for name, _ in named)
     title = "keys that differ" if rows else "the workflows and the data are the same"
     numbers = {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-    return Section("differences", "What differs", None, (Shown(title, names, tuple(rows), first="key"),), numbers)
+    return PagePart("differences", "What differs", None, (Shown(title, names, tuple(rows), first="key"),), numbers)
 
 
 def _described(run: OpenRun) -> Mapping[str, Any]:
@@ -111,7 +111,7 @@ def _value(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _tests(named: Named) -> tuple[Section | None, list[Lacking]]:
+def _tests(named: Named) -> tuple[PagePart | None, list[Lacking]]:
     """Test whether the best systems of two runs differ, for each pair of runs with equal test images."""
     found: list[McNemar] = []
     lacking: list[Lacking] = []
@@ -134,7 +134,7 @@ def _tests(named: Named) -> tuple[Section | None, list[Lacking]]:
     columns = ("only the first right", "only the second right", "p")
     title = "McNemar's exact test of the best systems; p is not corrected for the number of pairs"
     shown = Shown(title, columns, rows, first="runs")
-    return Section("mcnemar", "Is it chance?", None, (shown,), {"pairs": plain(tuple(found))}), lacking
+    return PagePart("mcnemar", "Is it chance?", None, (shown,), {"pairs": plain(tuple(found))}), lacking
 
 
 def _right(run: OpenRun) -> np.ndarray:
@@ -148,7 +148,7 @@ def _right(run: OpenRun) -> np.ndarray:
     return run.predictions(system.readout, system.ridge).argmax(1) == labels
 
 
-def _costs(named: Named) -> Section:
+def _costs(named: Named) -> PagePart:
     """Lay out what each run took: all tiles that it computed, also those of ridges that it tried and did not take."""
     rows, numbers = [], {}
     for name, run in named:
@@ -172,4 +172,4 @@ def _costs(named: Named) -> Section:
         }
     columns = ("state", "core time", "of the kernel", "by the clock", "written")
     title = "what each run took, without tiles that it took over from another"
-    return Section("costs", "Costs", None, (Shown(title, columns, tuple(rows), first="run"),), numbers)
+    return PagePart("costs", "Costs", None, (Shown(title, columns, tuple(rows), first="run"),), numbers)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.models import Json
+from cntk_pipeline.rundir.directory import holds_run
 from cntk_pipeline.storage import StorePath
 
 ENDING = ".html"
@@ -43,7 +44,7 @@ def require_page(path: StorePath) -> StorePath:
         raise ConfigError(f"--out {path}: expected a file that ends in {ENDING}; its numbers go to a .json beside it")
     if path.name in NAMES:
         return path
-    if (path.parent / "run.json").exists():
+    if holds_run(path.parent):
         raise ConfigError(
             f"--out {path}: the page's numbers, {_numbers_of(path).name}, could replace a file of the run "
             f"{path.parent}: name the page {' or '.join(NAMES)}, or give another folder"

@@ -11,7 +11,7 @@ from cntk_pipeline.inference.auto_ridge import RIDGE_PHASE
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.description import describe
 from cntk_pipeline.pages.page import Page
-from cntk_pipeline.pages.sections import Section, gather
+from cntk_pipeline.pages.sections import PagePart, gather
 from cntk_pipeline.pages.templates import render
 from cntk_pipeline.plots.base import counted, plain
 from cntk_pipeline.plots.scores import score_name, score_text
@@ -79,12 +79,12 @@ def _sentence(run: OpenRun, report: RunReport, images: str) -> str:
     )
 
 
-def _compared(report: RunReport) -> list[Section]:
+def _compared(report: RunReport) -> list[PagePart]:
     """Lay out the evidence and the probabilities of all systems, as far as they are there."""
     found = []
     for key, title in (("evidence", "Evidence"), ("calibration", "Probabilities of all systems")):
         records = [
-            (f"{solve.readout}, ridge {solve.ridge:g}", item.record)
+            (solve.label, item.record)
             for solve in report.solves
             for item in solve.inferred
             if item.product == key and item.record is not None
@@ -94,11 +94,13 @@ def _compared(report: RunReport) -> list[Section]:
         if key == "evidence" and any(path.log_evidence is not None for _, path in paths):
             tables.append(show_choices(paths))
         if tables:
-            found.append(Section(key, title, None, tuple(tables), {label: asdict(record) for label, record in records}))
+            found.append(
+                PagePart(key, title, None, tuple(tables), {label: asdict(record) for label, record in records})
+            )
     return found
 
 
-def _work(report: RunReport) -> Section:
+def _work(report: RunReport) -> PagePart:
     """Lay out the stages: how far they are, and what they cost."""
     rows = []
     for stage in report.stages:
@@ -122,7 +124,7 @@ def _work(report: RunReport) -> Section:
         )
         names = ("by the clock", "in tiles", "busy")
         tables.append(Shown("how busy the workers were", names, busy, first="phase"))
-    return Section("stages", "Stages", None, tuple(tables), {})
+    return PagePart("stages", "Stages", None, tuple(tables), {})
 
 
 def _facts(report: RunReport) -> Sequence[tuple[str, str]]:

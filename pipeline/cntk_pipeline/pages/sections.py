@@ -29,7 +29,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Section:
+class PagePart:
     """A part of a page.
 
     Attributes
@@ -48,7 +48,7 @@ class Section:
     numbers: Json
 
     @classmethod
-    def of(cls, chart: Chart) -> "Section":
+    def of(cls, chart: Chart) -> "PagePart":
         """Draw a chart."""
         source = f"data:image/svg+xml,{quote(svg_of(chart.plot()), safe=_SAFE)}"
         return cls(chart.key, chart.title, Picture(source, chart.alt), chart.tables(), chart.to_json())
@@ -76,7 +76,7 @@ class Lacking:
 
 def gather(
     run: OpenRun, displays: Sequence[type[Display]] = tuple(DISPLAYS.values())
-) -> tuple[Sequence[Section], Sequence[Lacking]]:
+) -> tuple[Sequence[PagePart], Sequence[Lacking]]:
     """Draw all figures that a run has; each other one is named with its reason: it was not asked for, or is damaged.
 
     A run at work changes between two figures; each shows what is there when it is drawn.
@@ -84,7 +84,7 @@ def gather(
     sections, lacking = [], []
     for display in displays:
         try:
-            sections.append(Section.of(display.from_run(run)))
+            sections.append(PagePart.of(display.from_run(run)))
         except PipelineError as error:
             lacking.append(Lacking(display.key, display.title, reason(run, error)))
     return sections, lacking

@@ -14,7 +14,7 @@ from cntk_pipeline.inference import Shown
 from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.models import Json
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.plots.style import new_figure, styled
 from cntk_pipeline.units import python_text
 
@@ -100,7 +100,7 @@ class Display(Chart):
 
     @classmethod
     @abstractmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read the numbers of a run.
 
         Parameters

@@ -4,13 +4,13 @@ import numpy as np
 
 from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.opened.tiles import next_step
 from cntk_pipeline.solvers import System
 from cntk_pipeline.storage.tiled_array import Array
 
 
-def the_system(run: OpenRun, readout: Readout, ridge: float | None) -> System:
+def the_system(run: OpenRun, readout: AskedReadout, ridge: float | None) -> System:
     """Find a system by read-out and ridge; the best of the run where neither is given."""
     return run.best if readout is None and ridge is None else run.system(readout, ridge)
 

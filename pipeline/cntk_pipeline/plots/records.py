@@ -6,12 +6,12 @@ from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.gram.tiles import kernel_group
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.results import require_key
-from cntk_pipeline.opened.systems import Readout, find_readout, has_ridge
+from cntk_pipeline.opened.systems import AskedReadout, find_readout, has_ridge
 from cntk_pipeline.opened.tiles import Stored, next_step, require_stored_kernel
 from cntk_pipeline.workflow.wanted import WantedSolve, find_wanted
 
 
-def wanted_solves(run: OpenRun, readout: Readout, ridge: float | None) -> list[WantedSolve]:
+def wanted_solves(run: OpenRun, readout: AskedReadout, ridge: float | None) -> list[WantedSolve]:
     """List the systems of the workflow, with one read-out and one ridge where they are given.
 
     Raises
@@ -29,7 +29,7 @@ def wanted_solves(run: OpenRun, readout: Readout, ridge: float | None) -> list[W
     return found
 
 
-def records_of(run: OpenRun, key: str, readout: Readout, ridge: float | None) -> list[tuple[str, Any]]:
+def records_of(run: OpenRun, key: str, readout: AskedReadout, ridge: float | None) -> list[tuple[str, Any]]:
     """List the records of a key of ``[inference]`` that are there, each after the label of its system.
 
     Raises
@@ -66,7 +66,7 @@ def require_whole_kernel(run: OpenRun) -> None:
         )
 
 
-def readout_of_kernel(run: OpenRun, readout: Readout) -> str:
+def readout_of_kernel(run: OpenRun, readout: AskedReadout) -> str:
     """Find a read-out; where none is named, the best, or the first as long as nothing is solved."""
     if readout is not None:
         return find_readout(run.directory, readout)

@@ -70,7 +70,7 @@ _FOLDERS = (
 )
 """Folders that a driver writes into, and deletes from; none may be a link that leads out of the run."""
 
-_LEFT_OVER = ("run.json", "lease", "log", "lost+found", ARRAYS)
+_LEFT_OVER = (RUN_RECORD, "lease", "log", "lost+found", ARRAYS)
 """Names that a folder may hold where a run begins: left by a run that was taken back, or made by file systems."""
 
 SIGNATURE = "signature"
@@ -148,11 +148,15 @@ class RunDirectory:
         self.path = open_path(path)
         for name in _FOLDERS:
             self._require_within(self.path / name)
-        run_json = self.path / "run.json"
-        if not run_json.exists():
+        run_json = self.path / RUN_RECORD
+        if not holds_run(self.path):
             if (self.path / "inputs.zarr").exists():
                 raise RunNotFound(
                     f"{self.path} has lost its run.json, which says what it is of: restore it from a copy"
+                )
+            if run_json.exists():
+                raise RunNotFound(
+                    f"{self.path} stopped before it began, its run.json is empty: start it again with `cntk run`"
                 )
             raise RunNotFound(f"{self.path} holds no run (no run.json): give the directory that `cntk run` printed")
         content = run_json.read_bytes(RECORD_BYTES)
@@ -187,7 +191,7 @@ class RunDirectory:
             If the folder is in use for something else, or lies inside another run.
         """
         path, is_new = open_path(path), False
-        if not (path / "run.json").size():  # an empty one was claimed by a driver that was killed at that moment
+        if not holds_run(path):
             record = {
                 "format_version": FORMAT_VERSION,
                 "fingerprint": specification.fingerprint,
@@ -204,7 +208,7 @@ class RunDirectory:
                 )
             try:
                 _require_free(path)
-                is_new = (path / "run.json").create_whole(content)
+                is_new = (path / RUN_RECORD).create_whole(content)
             except StoreError:
                 raise
             except OSError as error:
@@ -246,7 +250,7 @@ class RunDirectory:
         if self._is_new and not holds_work:
             (self.inputs_path / GROUP_RECORD).unlink(missing_ok=True)  # first: without it the rest counts for nothing
             self.inputs_path.remove_tree()
-            for name in ("growth.json", "preprocessing.json", "workflow.json", "run.json"):
+            for name in ("growth.json", "preprocessing.json", "workflow.json", RUN_RECORD):
                 (self.path / name).unlink(missing_ok=True)
 
     @property
@@ -534,6 +538,13 @@ class RunDirectory:
         return self.path.sweep((*_FOLDERS, *(() if arrays.leads_out_of(self.path) else (ARRAYS,))))
 
 
+def holds_run(path: StorePath) -> bool:
+    """Tell whether a folder holds a run. An empty run.json was left by a driver that was killed before it filled it."""
+    record = path / RUN_RECORD
+    size = record.size()
+    return record.exists() if size is None else size > 0  # what is no file is named when it is read
+
+
 def _require_free(path: StorePath) -> None:
     """Refuse to begin a run among foreign files, or inside another run: a driver deletes files that lie in its way.
 
@@ -563,7 +574,7 @@ def _require_free(path: StorePath) -> None:
 def _is_run(path: StorePath) -> bool:
     """Tell whether a folder holds a run; False also where it may not be read."""
     try:
-        _RUN.read(path / "run.json")
+        _RUN.read(path / RUN_RECORD)
     except OSError:  # which StoreError is
         return False
     return True

@@ -17,7 +17,7 @@ from cntk_pipeline.datasets import Split, target_mean
 from cntk_pipeline.errors import ConfigError, SpecificationMismatch, StoreError
 from cntk_pipeline.models import STRICT, Count, Positive
 from cntk_pipeline.rundir import lease
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.rundir.specification import Specification, differences, is_as_sealed, sealed
 from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.records import Record
@@ -87,7 +87,7 @@ def find_source(config: RunConfig, path: StorePath) -> RunDirectory | None:
     source = open_path(config.store.grow_from).absolute()
     if source == path.absolute():
         raise ConfigError(f"store.grow_from is the run directory {path} itself: a grown run is a new one, name another")
-    known = Growth.of(RunDirectory(path)) if (path / "run.json").exists() else None
+    known = Growth.of(RunDirectory(path)) if holds_run(path) else None
     return None if known is not None and known.path == str(source) else RunDirectory(source)
 
 

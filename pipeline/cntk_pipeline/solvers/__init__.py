@@ -1,6 +1,5 @@
 """Solvers of the regression. ``SOLVERS`` is the interface of this package: solvers by their name in a workflow."""
 
-from cntk_pipeline.solvers.base import Solver
 from cntk_pipeline.solvers.blas import reserve_buffers
 from cntk_pipeline.solvers.forecast import SystemSize
 from cntk_pipeline.solvers.prediction import MEAN, METRICS, RESIDUAL, forecast_predictions, metrics, prediction_jobs
@@ -23,13 +22,11 @@ from cntk_pipeline.solvers.requested import (
     with_factor_tile,
     with_older_tile,
 )
-from cntk_pipeline.solvers.scores import Scores, score_columns, score_texts
+from cntk_pipeline.solvers.scores import score_columns, score_texts
 from cntk_pipeline.solvers.systems import (
-    RIDGE_CHOICE,
     Method,
     RidgeChoice,
     System,
-    coefficients_task,
     open_system,
     planned_system,
     read_choice,
@@ -41,16 +38,12 @@ __all__ = [
     "MEAN",
     "METRICS",
     "RESIDUAL",
-    "RIDGE_CHOICE",
     "SOLVERS",
     "Method",
     "RidgeChoice",
-    "Scores",
-    "Solver",
     "System",
     "SystemSize",
     "centres_of",
-    "coefficients_task",
     "computes_tiles",
     "factor_tiles",
     "forecast_predictions",

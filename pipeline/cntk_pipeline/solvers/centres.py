@@ -231,7 +231,7 @@ class CentresNeed:
         )
 
 
-class Centres(Solver):
+class CentresSolver(Solver):
     """Regression on some of the training images, from their columns of the kernel."""
 
     options = CentresOptions

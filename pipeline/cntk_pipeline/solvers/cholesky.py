@@ -46,7 +46,7 @@ from cntk_pipeline.solvers.systems import (
     read_targets,
 )
 from cntk_pipeline.solvers.work import Work, float64, open_work
-from cntk_pipeline.storage.tiled_array import CRC_BYTES, Array, ArraySpec, Group
+from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, chunk_bytes
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
 from cntk_pipeline.tiling import Cut, choose_factor_tile
 
@@ -307,8 +307,8 @@ class Cholesky(Solver):
         return read_iterations(run, system.fingerprint)
 
     def forecast(self, size: SystemSize, options: CholeskyOptions) -> list[StageForecast]:
-        triangle, item = size.triangle, np.dtype(options.factor_dtype).itemsize
-        written = triangle * (size.tile**2 * item + CRC_BYTES)
+        triangle = size.triangle
+        written = triangle * chunk_bytes((size.tile, size.tile), options.factor_dtype)
         solving = 4 * size.train**2 * size.classes / size.product_rate
         factoring = size.train**3 / 3 / size.product_rate
         kept = size.train * size.classes * 8

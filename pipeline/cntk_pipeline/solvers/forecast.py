@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import google_crc32c
 import numpy as np
 
-from cntk_pipeline.storage.tiled_array import CRC_BYTES
+from cntk_pipeline.storage.tiled_array import chunk_bytes
 from cntk_pipeline.tiling import Cut, KeptTiles
 
 
@@ -123,7 +123,7 @@ def forecast_streaming(size: SystemSize, factor_dtype: str | None, rank: int) ->
     """Forecast an iteration of conjugate gradients, preconditioned by a factor of a dtype or to a given rank."""
     tiles, blocks = Cut(size.train, size.kernel_tile).pieces, size.triangle
     stored = tiles * (tiles + 1) // 2 if size.kept is None else size.kept.count
-    kernel_bytes = stored * (size.kernel_tile**2 * np.dtype(size.dtype).itemsize + CRC_BYTES)
+    kernel_bytes = stored * chunk_bytes((size.kernel_tile, size.kernel_tile), size.dtype)
     partial_bytes = 2 * blocks * size.tile * size.classes * 8
     rate = measure_stream(size.dtype, size.classes)
     streamed = size.train * (size.train + 1) / 2 * rate.entry_seconds

@@ -11,7 +11,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.growth import Growth
 from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, CentreSpecification
 from cntk_pipeline.solvers.base import Solver
-from cntk_pipeline.solvers.centres import Centres
+from cntk_pipeline.solvers.centres import CentresSolver
 from cntk_pipeline.solvers.cholesky import Cholesky
 from cntk_pipeline.solvers.conjugate_gradient import ConjugateGradient
 from cntk_pipeline.solvers.prediction import residual_array
@@ -41,7 +41,7 @@ With smaller tiles tasks are small, and the older factor saves little of the wor
 SOLVERS: dict[str, Solver] = {
     "cholesky": Cholesky(),
     "cg": ConjugateGradient(),
-    "centres": Centres(),
+    "centres": CentresSolver(),
 }
 """Solvers by their name in a workflow."""
 
@@ -59,6 +59,10 @@ def solver_of(method: Method) -> Solver:
     return SOLVERS[method.solver]
 
 
+def _solver(solve: SolveConfig) -> Solver:
+    return solver_of(Method(solve.solver))
+
+
 def options_of(solve: SolveConfig) -> Any:
     """Read the keys of ``[solve]`` that belong to its solver.
 
@@ -67,7 +71,7 @@ def options_of(solve: SolveConfig) -> Any:
     ConfigError
         If the solver is unknown, or a key is unknown, of another solver, or of a wrong value.
     """
-    solver = solver_of(Method(solve.solver))
+    solver = _solver(solve)
     for name, other in SOLVERS.items():
         for key in solve.options:
             if key in other.options.model_fields and key not in solver.options.model_fields:
@@ -77,17 +81,17 @@ def options_of(solve: SolveConfig) -> Any:
 
 def has_exact_factor(solve: SolveConfig) -> bool:
     """Tell whether a factor is stored with no more rounding than that of float64 arithmetic."""
-    return solver_of(Method(solve.solver)).has_exact_factor(options_of(solve))
+    return _solver(solve).has_exact_factor(options_of(solve))
 
 
 def centres_of(solve: SolveConfig) -> CentreSpecification | None:
     """Read the training images whose columns of the kernel a workflow has computed; None for all."""
-    return solver_of(Method(solve.solver)).centres(options_of(solve))
+    return _solver(solve).centres(options_of(solve))
 
 
 def kernel_bytes_of(solve: SolveConfig) -> int | None:
     """Read the bytes of K(train, train) that a workflow has stored, while its solves compute the rest; None for all."""
-    return solver_of(Method(solve.solver)).kernel_bytes(options_of(solve))
+    return _solver(solve).kernel_bytes(options_of(solve))
 
 
 def computes_tiles(solve: SolveConfig) -> bool:
@@ -108,7 +112,7 @@ def tile_of_solve(solve: SolveConfig, train: int, kernel_tile: int) -> int:
     """
     if solve.tile == "auto" and computes_tiles(solve):
         return kernel_tile
-    return solver_of(Method(solve.solver)).choose_tile(train, kernel_tile, solve.tile)
+    return _solver(solve).choose_tile(train, kernel_tile, solve.tile)
 
 
 def method_of(solve: SolveConfig) -> Method:
@@ -191,7 +195,7 @@ def _columns_text(centres: CentreSpecification | None) -> str:
 
 def _solve_specification(run: RunDirectory, readout: str, ridge: float, solve: SolveConfig) -> Json:
     """Make the specification of a solve, everything it depends on; its fingerprint names the solve."""
-    solver, options = solver_of(Method(solve.solver)), options_of(solve)
+    solver, options = _solver(solve), options_of(solve)
     specification = {
         "kernel": run.fingerprint,
         "readout": readout,
@@ -211,7 +215,7 @@ def with_older_tile(solve: SolveConfig, run: RunDirectory) -> SolveConfig:
     growth = Growth.of(run)
     if growth is None or growth.factor_tile is None or solve.tile != "auto":
         return solve
-    solver = solver_of(Method(solve.solver))
+    solver = _solver(solve)
     a_ridge_stays = solve.ridge_mode == "absolute" or (solve.ridges != "auto" and 0.0 in solve.ridges)
     if not a_ridge_stays or not any(owner.is_nested for owner in solver.owners):
         return solve

@@ -9,14 +9,15 @@ from pydantic import with_config
 
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import CorruptTile, NotPositiveDefinite, StoreError
+from cntk_pipeline.gram.forecast import KernelSize
 from cntk_pipeline.gram.tiles import compute_train_pairs, compute_train_tile
-from cntk_pipeline.models import STRICT, Fraction, Json, TaskName
+from cntk_pipeline.models import STRICT, Fraction, Json, TaskName, require_one_length
 from cntk_pipeline.regression.arguments import AUTO_RIDGES, MEASURED_RIDGES
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Place
 from cntk_pipeline.rundir.specification import BESIDE_THE_RESULT, DataSpecification, Specification, fingerprint
 from cntk_pipeline.storage.records import Record
-from cntk_pipeline.storage.tiled_array import Array, chunk_bytes
+from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.tiling import Cut, KeptTiles, Tile
 
@@ -37,7 +38,7 @@ def unit_scale(variance: Array) -> Array:
     return np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
 
 
-def ridge_candidates(task: TaskName = "classification") -> tuple[float, ...]:
+def ridge_candidates(task: TaskName) -> tuple[float, ...]:
     """Return the ridges among which "auto" chooses, relative to trace(K) / n: a decade apart, the largest first."""
     return MEASURED_RIDGES if task == "regression" else AUTO_RIDGES
 
@@ -68,9 +69,8 @@ class RidgeChoice:
     log_evidence: tuple[float | None, ...] | None = None
 
     def __post_init__(self) -> None:
-        columns = (self.ridges, self.absolute_ridges, self.squared_error, self.accuracy, self.r2, self.log_evidence)
-        if len({len(column) for column in columns if column is not None}) > 1:
-            raise ValueError("its lists are not of one length")
+        measures = self.squared_error, self.accuracy, self.r2, self.log_evidence
+        require_one_length(self.ridges, self.absolute_ridges, *measures)
         losses = self.losses
         if not losses or self.chosen != self.ridges[losses.index(min(losses))]:
             measure = "smallest error" if self.log_evidence is None else "largest evidence"
@@ -147,10 +147,11 @@ def kept_tiles(specification: Specification, kernel_bytes: int | None) -> KeptTi
     ----------
     kernel_bytes : room for them, as `solve.kernel_bytes` says; None for any.
     """
-    if kernel_bytes is None:
-        return None
-    chunk = chunk_bytes((specification.tile, specification.tile), specification.dtype)
-    return KeptTiles.within(kernel_bytes, specification.train_cut.pieces, chunk * len(specification.readouts))
+    data, readouts = specification.data, len(specification.readouts)
+    size = KernelSize(
+        data.train, data.test, specification.tile, specification.dtype, readouts, kernel_bytes=kernel_bytes
+    )
+    return size.kept
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.storage.base import Appender, Buffer, Listed, StorePath
+from cntk_pipeline.storage.base import Appender, Listed, StorePath
 from cntk_pipeline.storage.local import LocalPath
 from cntk_pipeline.storage.objects import ObjectPath
 
@@ -30,4 +30,4 @@ def open_path(place: str | Path | StorePath) -> StorePath:
     return STORAGES[scheme](str(place) if scheme else os.path.expanduser(place))
 
 
-__all__ = ["STORAGES", "Appender", "Buffer", "Listed", "LocalPath", "ObjectPath", "StorePath", "open_path"]
+__all__ = ["STORAGES", "Appender", "Listed", "LocalPath", "ObjectPath", "StorePath", "open_path"]

@@ -207,6 +207,10 @@ class TiledArray:
         _MAPPED.keep(path, version, values)
         return values
 
+    def read_all(self) -> Array:
+        """Read all tiles of an array that is small; errors as in `read`."""
+        return self.read_region(*((0, size) for size in self.shape))
+
     def read_region(self, *bounds: tuple[int, int], symmetric: bool = False) -> Array:
         """Read a rectangle of samples from the tiles that hold it.
 
@@ -326,7 +330,8 @@ class Group:
 
     def create(self) -> None:
         """Create it, all at once; nothing happens where it exists already."""
-        create_arrays(self.path, self.arrays, self.attributes)
+        if not is_made(self.path):
+            self.path.make_whole(((name, (content,)) for name, content in self.files().items()), GROUP_RECORD)
 
     def mend(self) -> list[StorePath]:
         """Write metadata files anew that are gone or wrong; return them."""
@@ -351,14 +356,6 @@ def _is_within(expected: Any, found: Any) -> bool:
     if isinstance(expected, dict) and isinstance(found, dict):
         return all(key in found and _is_within(value, found[key]) for key, value in expected.items())
     return bool(expected == found)
-
-
-def create_arrays(group_path: StorePath, specs: Sequence[ArraySpec], attributes: Mapping[str, Any]) -> None:
-    """Create a zarr group with tiled arrays, all at once; nothing happens where it exists already."""
-    if is_made(group_path):
-        return
-    metadata = zarr_metadata(specs, attributes)
-    group_path.make_whole(((name, (content,)) for name, content in metadata.items()), GROUP_RECORD)
 
 
 def is_made(group_path: StorePath) -> bool:

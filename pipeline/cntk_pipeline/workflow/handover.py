@@ -21,7 +21,7 @@ from cntk_pipeline.errors import (
     WorkersLost,
 )
 from cntk_pipeline.rundir import lease
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.rundir.submissions import (
     Submission,
     add_submission,
@@ -64,7 +64,7 @@ def submit(config: RunConfig, view: View, loaded: Loaded | None = None) -> tuple
     if not submitter.drives_itself:
         cluster.check(config.cluster)  # the driver starts on this machine
     submitter.check_place(path, config)
-    if (path / "run.json").is_file():
+    if holds_run(path):
         _require_no_other(RunDirectory(path))
     run, trusted = runs.begin_elsewhere(config, view, cluster.memory(config.cluster), loaded)
     try:

@@ -10,7 +10,7 @@ from cntk_pipeline.errors import PipelineError, RunNotFound, StoreError
 from cntk_pipeline.inference import asked_of
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.solvers import METRICS, requested_solves, solve_name
 from cntk_pipeline.storage import LocalPath, StorePath, open_path
 from cntk_pipeline.workflow.wanted import find_wanted
@@ -83,7 +83,7 @@ def list_runs(folder: str) -> Listing:
 
 def _find(folder: StorePath, levels: int, closed: list[str]) -> Iterator[StorePath]:
     """Find the run directories in a folder and below; folders that may not be read are added to ``closed``."""
-    if (folder / "run.json").is_file():
+    if holds_run(folder):
         yield folder
     elif levels:
         for child in folder.children():

@@ -20,10 +20,10 @@ from cntk_pipeline.gram.engines import make_engine, read_engine
 from cntk_pipeline.graphs import NodeCounts, count_nodes, is_graph
 from cntk_pipeline.inference import require_options, require_results
 from cntk_pipeline.kernels import Engine, PairCost, Question, is_untrained
-from cntk_pipeline.layers import Dropout
 from cntk_pipeline.layers.absent import takes_gaps, takes_padding
+from cntk_pipeline.layers.normalization import find_dropout
 from cntk_pipeline.layers.presets import PRESETS
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.rundir.preprocessing import Preprocessing, find_preprocessing
 from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord, Specification
 from cntk_pipeline.sequences import has_absent_pixels, has_absent_steps
@@ -317,7 +317,7 @@ def _require_places(config: RunConfig, readouts: Sequence[gram.Readout]) -> None
     if centres is None or not centres.are_pivots:
         return
     for readout in readouts:
-        if any(isinstance(layer, Dropout) for layer in readout.network.walk()):
+        if find_dropout(readout.network) is not None:
             raise ConfigError(
                 f'{readout.name}: solve.centre_choice = "rpcholesky" computes columns in the order of their draw, and '
                 "there Dropout does not tell an image from an equal one: take another centre_choice, or no Dropout"
@@ -356,7 +356,7 @@ def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None) ->
                 f'{MOST_TILES:,}: give a larger one, or "auto"'
             )
         return tile
-    if path is not None and (path / "run.json").exists():
+    if path is not None and holds_run(path):
         return RunDirectory(path).specification.tile
     if old is not None:
         return old.specification.tile

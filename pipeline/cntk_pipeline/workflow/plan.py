@@ -245,7 +245,7 @@ def _forecast(loaded: Loaded, solve: SolveConfig, tile: int, rate: float) -> _Fo
     stages = (
         *forecast_kernel(kernel, pair_seconds, test_kernel=needs_test_kernel(config.inference)),
         *(forecast_pivots(kernel, pair_seconds, rate) if has_pivots else []),
-        *([forecast_choice(size) * count] if solve.ridges == "auto" else []),
+        *([forecast_choice(size, contents.task) * count] if solve.ridges == "auto" else []),
         *(row * systems for row in (*solver.forecast(size, options), *forecast_predictions(size))),
         *forecast_results(config.inference, size, systems, count),
     )

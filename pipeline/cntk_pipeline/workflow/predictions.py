@@ -19,40 +19,44 @@ from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.tiled_array import Group, is_made
 
 
-def kernel_group(view: PredictionDirectory) -> Group:
+def kernel_group(directory: PredictionDirectory) -> Group:
     """Describe the empty K(new, train) and the variances of the new images."""
-    group = gram.kernel_group(view)
+    group = gram.kernel_group(directory)
     mine = tuple(
-        spec for spec in group.arrays if spec.name in (f"{view.readout}/test", f"{view.readout}/test_variance")
+        spec
+        for spec in group.arrays
+        if spec.name in (f"{directory.readout}/test", f"{directory.readout}/test_variance")
     )
     return replace(group, arrays=mine)
 
 
-def kernel_jobs(view: PredictionDirectory, nodes: NodeCounts | None = None) -> Jobs:
+def kernel_jobs(directory: PredictionDirectory, nodes: NodeCounts | None = None) -> Jobs:
     """List the tiles of K(new, train), and the variances of the new images; ``nodes`` as of `gram.kernel_jobs`."""
-    return Jobs(*(grid for grid in gram.kernel_jobs(view, nodes).grids if grid.owner in (gram.TEST, gram.VARIANCE)))
+    return Jobs(
+        *(grid for grid in gram.kernel_jobs(directory, nodes).grids if grid.owner in (gram.TEST, gram.VARIANCE))
+    )
 
 
-def mean_group(view: PredictionDirectory, system: System) -> Group:
+def mean_group(directory: PredictionDirectory, system: System) -> Group:
     """Describe the empty predictive mean of a system."""
-    group = system_group(view, system, {})
+    group = system_group(directory, system, {})
     return replace(group, arrays=tuple(spec for spec in group.arrays if spec.name == "mean"))
 
 
-def mean_jobs(view: PredictionDirectory, system: System) -> list[Job]:
+def mean_jobs(directory: PredictionDirectory, system: System) -> list[Job]:
     """List the blocks of the predictive mean of a solved system; they wait for no task but those of the kernel."""
-    jobs = prediction_jobs(view, system.fingerprint, 0)
+    jobs = prediction_jobs(directory, system.fingerprint, 0)
     return [replace(job, after=()) for job in jobs if job.owner is MEAN]
 
 
-def variance_jobs(view: PredictionDirectory, system: System) -> list[Job]:
+def variance_jobs(directory: PredictionDirectory, system: System) -> list[Job]:
     """List the tasks of the posterior variance of the new images, and of the whitened kernel that it needs."""
-    return [job for product in variance_products(view, system) for job in product.jobs]
+    return [job for product in variance_products(directory, system) for job in product.jobs]
 
 
-def variance_products(view: PredictionDirectory, system: System) -> list[Product]:
+def variance_products(directory: PredictionDirectory, system: System) -> list[Product]:
     """Describe the posterior variance of the new images, behind the whitened kernel where it needs that."""
-    return variance_products_of(view, system, 0)
+    return variance_products_of(directory, system, 0)
 
 
 def require_factor(run: RunDirectory, system: System) -> None:
@@ -98,44 +102,44 @@ class PredictionReport:
     total: int
 
 
-def begun_jobs(view: PredictionDirectory) -> Jobs:
-    """List the tasks of all predictions of a view that were begun."""
-    jobs = kernel_jobs(view)
-    for solve in view.solves_begun():
-        if view.solve_record(solve) is None:
+def begun_jobs(directory: PredictionDirectory) -> Jobs:
+    """List the tasks of all predictions of some images that were begun."""
+    jobs = kernel_jobs(directory)
+    for solve in directory.solves_begun():
+        if directory.solve_record(solve) is None:
             continue
-        system = open_system(view, solve)
-        jobs += mean_jobs(view, system)
-        if is_made(view.inferred_path(solve, variance_products(view, system)[0].stage.name)):
-            jobs += variance_jobs(view, system)
+        system = open_system(directory, solve)
+        jobs += mean_jobs(directory, system)
+        if is_made(directory.inferred_path(solve, variance_products(directory, system)[0].stage.name)):
+            jobs += variance_jobs(directory, system)
     return jobs
 
 
-def mend(view: PredictionDirectory) -> list[StorePath]:
-    """Write anew the descriptions of arrays of a view that are gone or damaged; return them.
+def mend(directory: PredictionDirectory) -> list[StorePath]:
+    """Write anew the descriptions of arrays that are gone or damaged; return them.
 
     Called with the lease held.
     """
-    return [path for group in _groups(view) if group.path.exists() for path in group.mend()]
+    return [path for group in _groups(directory) if group.path.exists() for path in group.mend()]
 
 
-def _groups(view: PredictionDirectory) -> Iterator[Group]:
-    """List the groups of arrays of a view; some may not be begun."""
-    yield view.stored_data.group()
-    yield kernel_group(view)
-    for solve in view.solves_begun():
-        if view.solve_record(solve) is not None:
-            system = open_system(view, solve)
-            yield mean_group(view, system)
-            yield from (product.group(view) for product in variance_products(view, system))
+def _groups(directory: PredictionDirectory) -> Iterator[Group]:
+    """List the groups of arrays of some predictions; not all need be begun."""
+    yield directory.stored_data.group()
+    yield kernel_group(directory)
+    for solve in directory.solves_begun():
+        if directory.solve_record(solve) is not None:
+            system = open_system(directory, solve)
+            yield mean_group(directory, system)
+            yield from (product.group(directory) for product in variance_products(directory, system))
 
 
 def report_predictions(run: RunDirectory) -> Iterator[PredictionReport]:
     """Tell how far the predictions in a run directory are, by their receipts; nothing is changed."""
-    for view in find_predictions(run):
-        jobs, known = begun_jobs(view), view.journal.receipts().tasks
+    for directory in find_predictions(run):
+        jobs, known = begun_jobs(directory), directory.journal.receipts().tasks
         done = sum(job.task in known for job in jobs)
-        yield PredictionReport(view.images.origin, view.images.count, view.readout, done, len(jobs))
+        yield PredictionReport(directory.images.origin, directory.images.count, directory.readout, done, len(jobs))
 
 
 def check_predictions(run: RunDirectory) -> Iterator[tuple[int, str, list[StorePath]]]:
@@ -147,18 +151,18 @@ def check_predictions(run: RunDirectory) -> Iterator[tuple[int, str, list[StoreP
 
     Yields
     ------
-    The number of whole tiles of each view, a line that says what was damaged, "" where nothing was, and the
+    The number of whole tiles of each directory, a line that says what was damaged, "" where nothing was, and the
     descriptions of arrays that were written anew.
     """
-    for view in find_predictions(run):
-        mended = mend(view)
-        lost = view.stored_data.damaged()
+    for directory in find_predictions(run):
+        mended = mend(directory)
+        lost = directory.stored_data.damaged()
         damaged = list(map(str, run.set_aside(lost)))
         if not lost:
-            view.stored_data.pin()
-        done, bad = finished(view, with_arrays(view, begun_jobs(view)), verify=True)
-        view.journal.close()
+            directory.stored_data.pin()
+        done, bad = finished(directory, with_arrays(directory, begun_jobs(directory)), verify=True)
+        directory.journal.close()
         damaged += map(str, bad)
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        line = f"{damaged[0]}{more} of the predictions for {view.images.origin}" if damaged else ""
+        line = f"{damaged[0]}{more} of the predictions for {directory.images.origin}" if damaged else ""
         yield len(done), line, mended

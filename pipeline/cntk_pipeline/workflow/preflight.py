@@ -8,15 +8,20 @@ from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import is_known
 from cntk_pipeline.gram.memory import kernel_task_bytes
-from cntk_pipeline.inference import RESULTS, asked_of, inverse_need
+from cntk_pipeline.inference import RESULTS, asked_of, inverse_need, needs_test_kernel
 from cntk_pipeline.kernels import find_engine
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import SystemSize, computes_tiles, method_of, options_of, solver_of, tile_of_solve
 
 
+def lacks_pairs(run: RunDirectory, config: RunConfig) -> bool:
+    """Tell whether pairs are left to compute, as far as receipts know; no chunk is looked at."""
+    return computes_tiles(config.solve) or gram.is_missing_tiles(run, test_kernel=needs_test_kernel(config.inference))
+
+
 def needs_engine(run: RunDirectory, config: RunConfig) -> bool:
     """Tell whether pairs may still be computed: tiles are not there, or solves compute those that are not stored."""
-    return computes_tiles(config.solve) or not gram.is_whole(run)
+    return computes_tiles(config.solve) or not gram.is_whole(run, test_kernel=needs_test_kernel(config.inference))
 
 
 def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
@@ -43,7 +48,7 @@ def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
 
 
 def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMemory | None) -> None:
-    """Refuse a run whose tasks the workers have no memory for; kernel tiles only where some may still be computed.
+    """Refuse a run whose tasks the workers have no memory for; kernel tiles only where receipts of them are missing.
 
     Parameters
     ----------
@@ -60,23 +65,9 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
         return
     specification = run.specification
     needs: list[Need] = []
-    computed = computes_tiles(config.solve)
-    if computed or gram.is_missing_tiles(run):
-        engine = gram.engine_of(run)
-        if engine.uses_devices and memory.slots > 1:
-            raise ConfigError(
-                f"a worker of this cluster computes {memory.slots} tiles at once, and has one graphics card: start it "
-                "with one thread (dask worker --nthreads 1) and with a card of its own: docs/gpu.md"
-            )
-        nodes = gram.node_counts(run)
-
+    if lacks_pairs(run, config):
         # A pass that computes a tile holds it in float64 too, as it is and normalised.
-        promoted = 2 * 8 if computed else 0
-
-        def task_bytes(tile: int) -> int:
-            return kernel_task_bytes(engine, tile, nodes) + promoted * tile**2
-
-        needs.append(TileNeed("kernel tile", "kernel.tile", specification.tile, engine.lane_width, task_bytes))
+        needs.append(kernel_need(run, memory, 2 * 8 if computes_tiles(config.solve) else 0))
     solver, options, data = solver_of(method_of(config.solve)), options_of(config.solve), specification.data
     tile = tile_of_solve(config.solve, data.train, specification.tile)
     size = SystemSize(
@@ -88,3 +79,31 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
         needs.append(inverse_need(size))
     for need in (*needs, *solver.needs(size, options)):
         need.require(memory)
+
+
+def kernel_need(run: RunDirectory, memory: WorkerMemory, more_bytes: int = 0) -> Need:
+    """Find the memory that a kernel tile needs.
+
+    Parameters
+    ----------
+    run : with its specification and its images.
+    memory : of the workers.
+    more_bytes : held beside the tile, for each of its entries.
+
+    Raises
+    ------
+    ConfigError
+        If several tiles would share a graphics card.
+    """
+    engine = gram.engine_of(run)
+    if engine.uses_devices and memory.slots > 1:
+        raise ConfigError(
+            f"a worker of this cluster computes {memory.slots} tiles at once, and has one graphics card: start it "
+            "with one thread (dask worker --nthreads 1) and with a card of its own: docs/gpu.md"
+        )
+    nodes = gram.node_counts(run)
+
+    def task_bytes(tile: int) -> int:
+        return kernel_task_bytes(engine, tile, nodes) + more_bytes * tile**2
+
+    return TileNeed("kernel tile", "kernel.tile", run.specification.tile, engine.lane_width, task_bytes)

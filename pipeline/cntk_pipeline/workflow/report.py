@@ -130,6 +130,11 @@ class SolveReport:
     log_evidence: float | None = None
     inferred: tuple[InferredReport, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """Name the system for people, as `System.label` does."""
+        return f"{self.readout}, ridge {self.ridge:g} ({self.ridge_mode})"
+
 
 @dataclass(frozen=True)
 class CentresReport:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,69 +14,38 @@ from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.table import cluster_of, cluster_of_new, current_job, require_extras
 from cntk_pipeline.clusters.trust import Trusted, of_user, read_trusted, warnings, write_trusted
 from cntk_pipeline.config import DEFAULT_ENGINE, ClusterConfig, RunConfig
-from cntk_pipeline.config.loopback import is_loopback
-from cntk_pipeline.driver.board import Board
-from cntk_pipeline.driver.driver import Outcome
-from cntk_pipeline.driver.observed import recording
-from cntk_pipeline.driver.phases import Phases, View
-from cntk_pipeline.driver.rounds import Course
-from cntk_pipeline.driver.timing import PhaseClock
-from cntk_pipeline.errors import ConfigError, CorruptTile, PipelineError, RunNotFound, SpecificationMismatch, StoreError
+from cntk_pipeline.driver.phases import View, working
+from cntk_pipeline.errors import ConfigError, PipelineError, RunNotFound, SpecificationMismatch, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code, other_versions, require_numerics, versions_for
-from cntk_pipeline.gram.pivots import pivot_jobs, pivot_rounds, pivots_group, trace_errors
-from cntk_pipeline.graphs import NodeCounts
-from cntk_pipeline.inference import (
-    Capacity,
-    add_remedies,
-    choose_ridges,
-    needs_test_kernel,
-    requested_products,
-    run_products,
-)
+from cntk_pipeline.inference import needs_test_kernel
 from cntk_pipeline.rundir import growth, lease
-from cntk_pipeline.rundir.code import UserCode, in_absolute_places
-from cntk_pipeline.rundir.directory import RunDirectory
-from cntk_pipeline.rundir.grids import Jobs
+from cntk_pipeline.rundir.code import in_absolute_places
+from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.rundir.provenance import provenance
 from cntk_pipeline.rundir.submissions import clear_earlier, obeying_requests
 from cntk_pipeline.rundir.verification import finished
 from cntk_pipeline.solvers import (
-    METRICS,
-    System,
     computes_tiles,
     factor_tiles,
     forget_tiles,
-    kept_tiles_of,
-    make_system,
-    method_of,
-    metrics,
-    open_system,
-    prediction_jobs,
-    requested_selections,
     requested_solves,
-    reserve_buffers,
     solve_name,
-    solver_of,
     with_factor_tile,
     with_older_tile,
 )
 from cntk_pipeline.storage import LocalPath, StorePath, open_path
 from cntk_pipeline.storage.durable import store_explained
-from cntk_pipeline.telemetry.events import Event, emit
-from cntk_pipeline.telemetry.metrics import served as metrics_served
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
-from cntk_pipeline.workflow.load import Loaded, load, mend_inputs, slots_of, specification_of, tile_of, write_inputs
+from cntk_pipeline.workflow.load import Loaded, load, slots_of, specification_of, tile_of, write_inputs
+from cntk_pipeline.workflow.passes import check_inputs, compute, prepare_worker
 from cntk_pipeline.workflow.plan import Plan, make_plan
-from cntk_pipeline.workflow.preflight import needs_engine, require_cards, require_fitting_tasks
+from cntk_pipeline.workflow.preflight import lacks_pairs, needs_engine, require_cards, require_fitting_tasks
 from cntk_pipeline.workflow.report import make_report, read_contents
-from cntk_pipeline.workflow.wanted import INFERENCE, KERNEL, NESTED, SOLVE, find_wanted
+from cntk_pipeline.workflow.wanted import KERNEL, NESTED, find_wanted
 
 if TYPE_CHECKING:
     from cntk_pipeline.kernels import NodeSummary, Summary
-
-REPAIRS = 3
-"""How often a run goes back to compute tiles that turned out to be damaged."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +75,14 @@ def forecast(loaded: Loaded) -> Plan:
     # A bucket that is not there yet is no reason against a forecast.
     begun = path if isinstance(path, LocalPath) else None
     _require_images(loaded, begun)
-    run = RunDirectory(begun) if begun is not None and (begun / "run.json").exists() else None
+    run = RunDirectory(begun) if begun is not None and holds_run(begun) else None
     kept, free_bytes = ((), path.free_bytes()) if run is None else (factor_tiles(run), None)
-    plan = make_plan(loaded, tile_of(loaded, begun, old), kept, free_bytes)
+    found = make_plan(loaded, tile_of(loaded, begun, old), kept, free_bytes)
     try:
         cluster_of(loaded.config.cluster).memory(loaded.config.cluster)
     except ConfigError as error:  # the plan says how much memory to give, so it is no refusal
-        return replace(plan, warnings=(*plan.warnings, f"no run can begin with this [cluster]: {error}"))
-    return plan
+        return replace(found, warnings=(*found.warnings, f"no run can begin with this [cluster]: {error}"))
+    return found
 
 
 def costliest_network(config: RunConfig) -> "tuple[str, Summary | NodeSummary]":
@@ -166,7 +135,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
     """
     path = run_path(config)
     with _beginning(path) as has_begun:
-        if not (path / "run.json").exists():  # otherwise nothing may be left to do, and no cluster be needed
+        if not holds_run(path):  # otherwise nothing may be left to do, and no cluster be needed
             cluster_of(config.cluster).check(config.cluster)
         with _begun(config, view) as begun, _retracting(begun.run):
             has_begun.set()
@@ -325,11 +294,11 @@ def _beginning(path: StorePath) -> Iterator[threading.Event]:
         is_plain = not isinstance(error, PipelineError) or error.errno in (*_MENDED_BY, errno.EROFS, errno.EACCES)
         if not is_plain or error.errno is None or has_begun.is_set() or _holds_images(path):
             raise
-        mend = _MENDED_BY.get(error.errno, "mend that or give another --store")
+        remedy = _MENDED_BY.get(error.errno, "mend that or give another --store")
         raise StoreError(
             error.errno,
             f"the run directory {path} could not be begun: {os.strerror(error.errno)}. Nothing is computed yet: "
-            f"{mend}, then the same command again (`cntk resume` has nothing to go on with)",
+            f"{remedy}, then the same command again (`cntk resume` has nothing to go on with)",
         ) from error
 
 
@@ -349,7 +318,7 @@ def _begun(config: RunConfig, view: View, loaded: Loaded | None = None) -> Itera
         loaded = load(config)
     path = run_path(config)
     _require_images(loaded, path)
-    require_cards(config, RunDirectory(path) if (path / "run.json").exists() else None)
+    require_cards(config, RunDirectory(path) if holds_run(path) else None)
     old = growth.find_source(config, path)
     specification = specification_of(loaded, tile_of(loaded, path, old))
     common = None if old is None else growth.compare(old, specification, *loaded.stored, NESTED)
@@ -382,7 +351,7 @@ def _require_images(loaded: Loaded, path: StorePath | None) -> None:
         With the shape.
     """
     shape = loaded.data.train.images.shape[1:]
-    if not loaded.config.kernel.flips or len(shape) != 1 or (path is not None and (path / "run.json").exists()):
+    if not loaded.config.kernel.flips or len(shape) != 1 or (path is not None and holds_run(path)):
         return
     raise ConfigError(
         f"{loaded.data.name}: kernel.flips = true averages over images flipped left to right, and these are vectors of "
@@ -461,13 +430,6 @@ def verify(path: str | Path | StorePath) -> Checked:
     return found
 
 
-def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None, computes: bool = False) -> None:
-    """Prepare a process that computes tiles; parameters and errors as in `gram.prepare_worker`, `reserve_buffers`."""
-    forget_tiles()  # an earlier driver's solves may have had other options beside the result
-    reserve_buffers()
-    gram.prepare_worker(run_path, versions, code, computes)
-
-
 def _require_numerics(run: RunDirectory) -> None:
     """Refuse to go on with a kernel of another engine or version, before anything is started or set aside."""
     try:
@@ -497,81 +459,42 @@ def _load_code(run: RunDirectory, trusted: Trusted) -> None:
         load_code(run, trusted.code)
 
 
-def _mend_inputs(run: RunDirectory, config: RunConfig, verify: bool) -> list[StorePath]:
-    """Check all chunks of the data set if pairs may still be computed from it; otherwise only look for lost ones."""
-    computes = computes_tiles(config.solve) or gram.is_missing_tiles(run)
-    if verify or computes or run.stored_data.lost():
-        return mend_inputs(run, config)
-    return []
+def _is_lacking_images(run: RunDirectory) -> bool:
+    """Tell whether chunks of the data set are gone, or the first of them, which each worker reads, is damaged."""
+    try:
+        gram.first_images(run)
+    except StoreError:
+        return True
+    return bool(run.stored_data.lost())
 
 
 def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> None:
     run, config = begun.run, begun.config
     _require_numerics(run)
     _say_other_versions(run, view)
-    for path in _mend_inputs(run, config, verify):
-        view.say(f"{path} was gone or damaged: written anew from the data set")
+    # Where no pair is left to compute, the chunks of the data set are not all read. Those of the kernel are listed
+    # once, by the first pass, which checks the data set where some of them are gone.
+    lacks = lacks_pairs(run, config)
+    is_checked = verify or lacks or _is_lacking_images(run)
+    if is_checked:
+        check_inputs(run, config, view)
     _sweep(run, view)
     run.journal.compact()
-    view.say(cluster_of(config.cluster).preparation)
-    computes = computes_tiles(config.solve)
+    # Workers look for the tiles of K(train, train) and K(test, train) by themselves.
+    computes = computes_tiles(config.solve) or (lacks and needs_test_kernel(config.inference))
     versions = versions_for(run.specification.engine)
     prepare = partial(prepare_worker, str(run.path.absolute()), versions, begun.trusted.code, computes)
+    source = begun.trusted.source
     with (
-        recording(run),
         obeying_requests(run, stop, view.say),
-        metrics_served(config.cluster.metrics) as metrics_address,
-        cluster_of(config.cluster).executor(config.cluster, prepare, stop) as executor,
-        executor.watched(),
+        working(run, config.cluster, prepare, view, stop, begun.lease, verify=verify, source=source) as phases,
     ):
-        view.say(f"computing on {executor.describe()}")
-        for line in (*executor.warnings, *run.path.shortcomings()):
-            view.say(f"warning: {line}")
-        emit(Event("driver_started", details={"executor": executor.describe(), "slots": executor.slots}))
-        if metrics_address is not None:
-            view.say(f"metrics of the driver at {metrics_address}")
-            if not is_loopback((config.cluster.metrics or "").rpartition(":")[0]):
-                view.say("warning: all who reach this host can read cluster.metrics; 127.0.0.1 keeps them to it")
-        require_fitting_tasks(run, config, executor.memory())
-        nodes = gram.node_counts(run)
+        require_fitting_tasks(run, config, phases.executor.memory())
         gram.kernel_group(run).create()
-        clock = PhaseClock(run, lambda: executor.slots)
-        board = Board.shown_by(executor, str(run.path))
-        phases = Phases(run, executor, view, clock, board, stop, verify, begun.lease, begun.trusted.source)
         try:
-            _compute(phases, config, nodes)
+            compute(phases, config, is_checked)
         finally:
-            clock.end()
             forget_tiles()  # an executor may have computed in this process
-            run.journal.close()
-
-
-def _compute(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> None:
-    """Compute what is left; where a tile is found damaged, check all and begin again, `REPAIRS` times at most."""
-    for _ in range(REPAIRS):
-        outcomes = _pass(phases, config, nodes)
-        damaged = [error for outcome in outcomes for error in outcome.damaged]
-        if not damaged:
-            break
-        phases = phases.checking_all(damaged[0])
-    for outcome in outcomes:
-        outcome.require()
-
-
-def _pass(phases: Phases, config: RunConfig, nodes: NodeCounts | None) -> list[Outcome]:
-    """Go once through all phases, and return what came of those that may meet damaged tiles."""
-    run, test_kernel_jobs = phases.run, Jobs()
-    if needs_test_kernel(config.inference):
-        gram.test_group(run).create()
-        test_kernel_jobs = gram.test_kernel_jobs(run, nodes)
-    phases.executor.adapt()
-    centres = _draw_centres(phases, config)
-    if centres.failed:
-        return [centres]
-    kernel_jobs = gram.kernel_jobs(run, nodes, kept_tiles_of(run, config.solve))
-    phases.run_jobs(KERNEL, kernel_jobs + test_kernel_jobs).require()
-    phases.executor.hold(phases.stop)
-    return [centres, _choose_ridges(phases, config), _solve(phases, config), _infer(phases, config)]
 
 
 @contextlib.contextmanager
@@ -582,87 +505,3 @@ def _retracting(run: RunDirectory) -> Iterator[None]:
     except ConfigError:
         run.retract()  # only where nothing is computed yet
         raise
-
-
-def _draw_centres(phases: Phases, config: RunConfig) -> Outcome:
-    """Let the kernel itself draw the centres, and compute its columns, where the workflow asks for that."""
-    run = phases.run
-    if not run.specification.has_pivots:
-        return Outcome()
-    pivots_group(run).create()
-    *_, last = pivot_jobs(run)
-    course = Course("centres", pivot_rounds(run), last, ())
-    outcome, _ = phases.run_courses(KERNEL, [course], lambda: _pivots_text(run))
-    if not outcome.failed and not run.has_all_pivots:
-        outcome.failed[last.task] = CorruptTile(f"{run.pivots_path}: a chunk of the pivots is damaged")
-    if run.has_all_pivots:
-        _mend(run, config, None)  # where there are fewer centres than there may be, all arrays become smaller
-        run.forget_arrays()
-    return outcome
-
-
-def _pivots_text(run: RunDirectory) -> str:
-    """Describe how far the draw of centres is, where it has begun."""
-    try:
-        errors = trace_errors(run)
-    except CorruptTile:  # the task that reads it finds it too, and it is computed again
-        errors = []
-    return f"block {len(errors)}, relative trace error {errors[-1]:.1e} before it" if errors else ""
-
-
-def _choose_ridges(phases: Phases, config: RunConfig) -> Outcome:
-    """Choose a ridge for each read-out, where the workflow leaves that to leave-one-out."""
-    capacity = Capacity(phases.executor.slots, phases.executor.memory())
-    outcome = choose_ridges(phases.run, requested_selections(phases.run, config), capacity, phases.run_jobs)
-    add_remedies(phases.run, outcome, phases.run_jobs)
-    return outcome
-
-
-def _solve(phases: Phases, config: RunConfig) -> Outcome:
-    run, method = phases.run, method_of(config.solve)
-    systems = [make_system(run, specification, method) for specification in requested_solves(run, config)]
-    courses = [_course(phases, system, order) for order, system in enumerate(systems)]
-    phases.take_over([course.solution for course in courses])  # before a course of many rounds begins
-    outcome, solved = phases.run_courses(SOLVE, courses, lambda: _convergence(run, systems))
-    for name in solved:
-        if run.read_record(f"solve/{name}/metrics.json", METRICS) is None:
-            run.write_record(f"solve/{name}/metrics.json", metrics(run, name))
-    add_remedies(run, outcome, phases.run_jobs)
-    return outcome
-
-
-def _course(phases: Phases, system: System, order: int) -> Course:
-    run, solver = phases.run, solver_of(system.method)
-    *_, solution = solver.jobs(run, system)
-    predictions = prediction_jobs(run, system.fingerprint, order)
-    rounds = solver.rounds(run, system, order, phases.executor.slots)
-    return Course(system.fingerprint, rounds, solution, predictions)
-
-
-def _convergence(run: RunDirectory, systems: Sequence[System]) -> str:
-    """Describe the progress of the slowest system that iterates; an empty text where none does."""
-    far = [solver_of(system.method).iterations(run, system) for system in systems]
-    open_ones = [iterations for iterations in far if iterations and iterations.residuals and not iterations.finished]
-    if not open_ones:
-        return ""
-    worst = max(open_ones, key=lambda iterations: iterations.residuals[-1])
-    return f"iteration {worst.count + 1}, residual {worst.residuals[-1]:.1e}"
-
-
-def _infer(phases: Phases, config: RunConfig) -> Outcome:
-    """Compute the results of inference for every system that is solved, and those that belong to no system."""
-    run, products = phases.run, []
-    for order, specification in enumerate(requested_solves(run, config)):
-        system = open_system(run, solve_name(specification))
-        if run.has_record(f"solve/{system.fingerprint}/metrics.json"):
-            products += requested_products(run, system, config.inference, order)
-    products += run_products(run, config.inference)
-    if not products:
-        return Outcome()
-    for product in products:
-        product.create(run)
-    outcome = phases.run_jobs(INFERENCE, [job for product in products for job in product.jobs])
-    for product in products:
-        if all(job.task in outcome.done for job in product.jobs):
-            product.finish(run)
-    return outcome

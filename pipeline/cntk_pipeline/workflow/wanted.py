@@ -55,9 +55,8 @@ NESTED = frozenset(kind for kind, owner in OWNERS.items() if owner.is_nested)
 
 @dataclass(frozen=True)
 class WantedSolve:
-    """One ridge of one read-out: its specification, its jobs, and its results of inference."""
+    """One ridge of one read-out: its system, its jobs, and its results of inference."""
 
-    specification: Json
     system: System
     jobs: tuple[Job, ...]
     products: tuple[Product, ...]
@@ -147,6 +146,6 @@ def _find(run: RunDirectory, config: RunConfig) -> Wanted:
         system = planned_system(specification, method)
         jobs = [*solver_of(method).jobs(run, system), *prediction_jobs(run, system.fingerprint, order)]
         products = requested_products(run, system, config.inference, order)
-        solves.append(WantedSolve(specification, system, tuple(jobs), tuple(products)))
+        solves.append(WantedSolve(system, tuple(jobs), tuple(products)))
     selections, of_run = requested_selections(run, config), run_products(run, config.inference)
     return Wanted(kernel, tuple(selections), tuple(solves), tuple(of_run))

@@ -58,6 +58,7 @@ class ExecutorTraits:
     dashboard : the address of Dask's dashboard as this machine reaches it; "" where only the scheduler knows.
     scheduler_end : returns how the scheduler ended, as soon as that is known; Dask's client goes on to look for it for
         more than a minute. Empty while it runs, and where only Dask would know.
+    drain_seconds : see `Executor`.
     """
 
     label: str

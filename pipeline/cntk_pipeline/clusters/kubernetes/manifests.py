@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cntk_pipeline.clusters.base import BESIDE_WORKER_BYTES
+from cntk_pipeline.clusters.base import BESIDE_WORKER_BYTES, DRAIN_SECONDS
 from cntk_pipeline.clusters.dask.certificates import AUTHORITY, CERTIFICATE, KEY, Certificates
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.kubernetes.options import KubernetesOptions
@@ -25,8 +25,8 @@ USER = 10001
 DRIVER_BYTES = 4 * 2**30
 """Memory of a driver, which holds the targets, their coefficients and the journal, but no tile."""
 
-GRACE_SECONDS = 150
-"""Time to end for a driver whose pod is taken away: it waits two minutes for tiles in flight."""
+GRACE_SECONDS = int(DRAIN_SECONDS) + 30
+"""Time to end for a driver whose pod is taken away: it waits for tiles in flight first."""
 
 INSTANCE = "app.kubernetes.io/instance"
 """The label with the Job's name; a Job, its pods and all objects that they make have it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout, find_readout
+from cntk_pipeline.opened.systems import AskedReadout, find_readout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import legend_below, legend_inches
 from cntk_pipeline.plots.paper import PaperPoint, paper_points
@@ -66,7 +66,7 @@ class Accuracy(Display):
     title = "Accuracy"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read the scores of a run; see `Display.from_run`."""
         if not run.directory.specification.data.has_test_labels or not run.directory.specification.data.test:
             raise ConfigError(f"{run.path} has no labels of test images, so there is no accuracy")

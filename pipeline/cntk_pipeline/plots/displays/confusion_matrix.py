@@ -7,7 +7,7 @@ import numpy as np
 
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.plots.base import Display, counted, shortened
 from cntk_pipeline.plots.chosen import known_labels, require_classes, the_system
 from cntk_pipeline.plots.style import DENSE
@@ -42,7 +42,7 @@ class ConfusionMatrix(Display):
     title = "Classes"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read the predictions of a system; see `Display.from_run`."""
         require_classes(run, "a confusion matrix")
         system, labels = the_system(run, readout, ridge), known_labels(run)

@@ -10,7 +10,7 @@ from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.chosen import known_labels, require_computed, the_system
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, number_text
@@ -106,7 +106,7 @@ class Deviation(Display):
     title = "Posterior deviation"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read the posterior variances and the predictions of a system; see `Display.from_run`."""
         system, data = the_system(run, readout, ridge), run.directory.specification.data
         found = run.result("posterior_variance", system.readout, system.ridge)

@@ -10,7 +10,7 @@ from cntk_pipeline.gram.tiles import kernel_group
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.models import Json
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.opened.tiles import Stored, next_step
 from cntk_pipeline.plots.base import Display, counted, plain, shortened
 from cntk_pipeline.plots.records import readout_of_kernel, require_whole_kernel
@@ -65,7 +65,7 @@ class KernelMatrix(Display):
     def from_run(
         cls,
         run: OpenRun,
-        readout: Readout = None,
+        readout: AskedReadout = None,
         ridge: float | None = None,
         limit_bytes: int = LIMIT_BYTES,
     ) -> Self:

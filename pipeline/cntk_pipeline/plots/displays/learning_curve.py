@@ -9,7 +9,7 @@ import numpy as np
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, number_text, tick_log
 from cntk_pipeline.plots.power_law import FEWEST_SIZES, PowerLaw, fit_power_law
@@ -55,6 +55,7 @@ class LearningCurve(Display):
     error : "error", or "1 - R2" in a regression.
     guess : the error without any training image: of the most frequent class, or of the mean target.
     curves : one for each system.
+    counted : what the sizes of the curves count, in words: training images, or centres.
     """
 
     error: str
@@ -66,7 +67,7 @@ class LearningCurve(Display):
     title = "Learning curve"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read the learning curves of a run; see `Display.from_run`."""
         data, found = run.directory.specification.data, records_of(run, "learning_curve", readout, ridge)
         regression = data.task == "regression"

@@ -11,7 +11,7 @@ from cntk_pipeline.inference import Shown
 from cntk_pipeline.models import Json
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.pictures import as_picture, read_samples
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.plots.base import Display, counted, plain, shortened
 from cntk_pipeline.plots.chosen import known_labels, require_classes, require_computed, the_system
 from cntk_pipeline.plots.style import COLOURS
@@ -83,7 +83,7 @@ class Mistakes(Display):
     title = "Most confident mistakes"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read the predictions of a system, and the kernel's rows of its mistakes; see `Display.from_run`."""
         require_classes(run, "a mistake")
         system, labels = the_system(run, readout, ridge), known_labels(run)

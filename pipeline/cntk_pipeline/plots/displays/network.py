@@ -11,7 +11,7 @@ from cntk_pipeline.inference import Shown
 from cntk_pipeline.kernels import summary
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout, find_readout
+from cntk_pipeline.opened.systems import AskedReadout, find_readout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.style import COLOURS, INK, MUTED
 
@@ -90,7 +90,7 @@ class Network(Display):
     title = "Network"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read the network of a read-out, by default of the last one, which is the deepest; see `Display.from_run`."""
         specification = run.directory.specification
         code = specification.engine.code

@@ -7,7 +7,7 @@ import numpy as np
 
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.chosen import known_labels, require_classes, the_system
 from cntk_pipeline.plots.style import COLOURS, MUTED
@@ -46,7 +46,7 @@ class Reliability(Display):
     title = "Probabilities"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Evaluate the probabilities of the test images of a system; see `Display.from_run`."""
         require_classes(run, "a probability")
         system, labels = the_system(run, readout, ridge), known_labels(run)

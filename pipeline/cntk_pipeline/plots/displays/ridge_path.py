@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.inference import Shown, asked_of
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout, find_readout
+from cntk_pipeline.opened.systems import AskedReadout, find_readout
 from cntk_pipeline.opened.tiles import next_step
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, log_places, tick_log
@@ -87,7 +87,7 @@ class RidgePath(Display):
     title = "Leave-one-out"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read leave-one-out of a run; see `Display.from_run`."""
         workflow = run.directory.workflow()
         is_compared = workflow.solve.ridges == "auto" and workflow.solve.choose_by != "evidence"
@@ -235,7 +235,7 @@ def _axis_label(name: str) -> str:
     return "accuracy (%)" if name == ACCURACY else name
 
 
-def _choices(run: OpenRun, readout: Readout) -> dict[str, RidgeChoice]:
+def _choices(run: OpenRun, readout: AskedReadout) -> dict[str, RidgeChoice]:
     """Read the choices of a ridge that are made, by read-out."""
     name = None if readout is None else find_readout(run.directory, readout)
     selections = find_wanted(run.directory, run.directory.workflow()).selections
@@ -248,7 +248,7 @@ def _chosen_path(readout: str, choice: RidgeChoice) -> ReadoutPath:
     return ReadoutPath(readout, choice.ridges[::-1], choice.squared_error[::-1], scores[::-1], choice.chosen)
 
 
-def _listed_paths(run: OpenRun, readout: Readout) -> list[ReadoutPath]:
+def _listed_paths(run: OpenRun, readout: AskedReadout) -> list[ReadoutPath]:
     """Make the paths of read-outs with several ridges from the leave-one-out of their systems."""
     by_readout: dict[str, list[tuple[float, Any]]] = {}
     for solve in wanted_solves(run, readout, None):

@@ -12,7 +12,7 @@ from cntk_pipeline.inference import Shown, asked_of
 from cntk_pipeline.inference.spectrum import eigenvalues
 from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.opened.tiles import Stored
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import tick_log
@@ -78,7 +78,7 @@ class Spectrum(Display):
 
     @classmethod
     def from_run(
-        cls, run: OpenRun, readout: Readout = None, ridge: float | None = None, limit_bytes: int = LIMIT_BYTES
+        cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None, limit_bytes: int = LIMIT_BYTES
     ) -> Self:
         """Read the eigenvalues of a kernel, by default of the best read-out; see `Display.from_run`.
 

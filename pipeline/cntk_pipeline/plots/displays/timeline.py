@@ -11,7 +11,7 @@ from cntk_pipeline.errors import ConfigError, NotComputed
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.models import Json
 from cntk_pipeline.opened import OpenRun
-from cntk_pipeline.opened.systems import Readout
+from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.plots.base import Display, counted, shortened
 from cntk_pipeline.plots.drawing import legend_inches
 from cntk_pipeline.plots.style import COLOURS, MUTED
@@ -77,7 +77,7 @@ class Timeline(Display):
     title = "Where the time went"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read the logs of a run; it has one timeline, whatever the read-out. See `Display.from_run`."""
         log = read_tile_log(run.path / "log")
         if not log.spans:

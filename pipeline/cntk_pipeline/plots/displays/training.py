@@ -8,7 +8,7 @@ from cntk_pipeline.errors import NotComputed
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.results import require_key
-from cntk_pipeline.opened.systems import Readout, find_readout
+from cntk_pipeline.opened.systems import AskedReadout, find_readout
 from cntk_pipeline.opened.tiles import next_step
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, log_places, number_text, tick_log
@@ -60,7 +60,7 @@ class Training(Display):
     title = "Training over time"
 
     @classmethod
-    def from_run(cls, run: OpenRun, readout: Readout = None, ridge: float | None = None) -> Self:
+    def from_run(cls, run: OpenRun, readout: AskedReadout = None, ridge: float | None = None) -> Self:
         """Read the ensembles of a run, or that of the network of a read-out; see `Display.from_run`."""
         require_key(run.directory, "ensemble")
         name = None if readout is None else find_readout(run.directory, readout)
