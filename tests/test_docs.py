@@ -75,6 +75,18 @@ def test_the_layer_that_is_shown_is_the_one_that_exists(source: str) -> None:
     assert block in (ROOT / source).read_text()
 
 
+def test_the_readme_begins_with_the_installation_and_three_lines_of_python() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    (install, first), *_ = re.findall(r"(?ms)^```\n(pip install [^\n]*)\n```\n\n```python\n(.*?)```", text)
+    assert text.index("```") == text.index(f"```\n{install}")  # no block stands before them
+    code = [line for line in first.splitlines() if line and not line.startswith(("from ", "import "))]
+    assert len(code) == 3
+    assert "KernelClassifier(" in code[1]
+    for term in ("read-out", "CNTK-V", "CNTK-GAP"):  # defined where it first occurs
+        assert f"*{term}*" in text[: text.index(term) + len(term) + 1], term
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["estimators.md", "finite.md", "inference.md", "plots.md", "runs.md", "../README.md"])
 def test_examples_print_what_their_comments_say(page: str) -> None:
