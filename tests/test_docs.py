@@ -6,6 +6,7 @@ import io
 import json
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import typer
 import zarr
 import zarr.storage
 from support.problems import Recorder
+from typer.testing import CliRunner
 
 from cntk_pipeline.cli.main import app
 from cntk_pipeline.clusters import CLUSTERS
@@ -207,6 +209,23 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_the_page_of_the_workflow_is_what_its_script_prints() -> None:
     page = runpy.run_path(str(DOCS / "make_workflow_page.py"))["page"]
     assert (DOCS / "workflow.md").read_text() == page(), "python docs/make_workflow_page.py > docs/workflow.md"
+
+
+def test_the_first_workflow_of_its_page_prints_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "workflow.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    for name, content in re.findall(r"`(\w+\.toml)`[^`]*?:\n\n```toml\n(.*?)```", text, re.DOTALL):
+        Path(name).write_text(content)
+    shown = "".join(re.findall(r"(?ms)^```\n(\$ .*?)^```", text))
+    commands = [block.splitlines() for block in shown.split("$ cntk ")[1:]]
+    assert [lines[0].split()[0] for lines in commands] == ["plan", "run", "run", "plan"]
+    for command, *lines in commands:
+        done = CliRunner().invoke(app, shlex.split(command))
+        assert done.exit_code == 0, done.output
+        # The time of a pair and the last digits of a residual depend on the machine.
+        printed = re.sub(r"[\d.]+ us|[\d.]+e-\d+$", "#", done.output, flags=re.MULTILINE).splitlines()
+        for line in lines:
+            assert line == "..." or re.sub(r"[\d.]+ us|[\d.]+e-\d+$", "#", line) in printed, line
 
 
 def test_every_key_of_a_workflow_has_a_type_and_a_meaning() -> None:
