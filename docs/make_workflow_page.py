@@ -34,8 +34,8 @@ ridges = [1e-4]
 kind = "serial"          # in the process of the command; "local", the default, starts workers on this machine
 ```
 
-`cntk plan` forecasts what it takes, and `cntk run` computes. `--set section.key=value` replaces a value for one command;
-a list stands in quotes. The lines that are not shown are `...`:
+`cntk plan` forecasts what it takes, and `cntk run` computes. `--set section.key=value` replaces a value for one
+command; a list stands in quotes. Lines that are not shown are `...`:
 
 ```
 $ cntk plan first.toml
