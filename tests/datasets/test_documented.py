@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.formats import write_formats
 
-from cntk_pipeline.config import parse_config
+from cntk_pipeline.config.problem import DataConfig
 from cntk_pipeline.datasets import DATASETS, make_loader, select
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -27,7 +27,7 @@ def files(tmp_path, write_binary):
 def test_the_example_of_a_format_is_read(files, monkeypatch, example):
     monkeypatch.chdir(files)
     keys = tomllib.loads(example)
-    table = parse_config({"data": keys}, "test").data
+    table = DataConfig.model_validate(keys)
     data = make_loader(table.source, table.options | {"path": table.path, "task": table.task}).load()
     if table.train is not None:
         data = select(data, table.train, table.test, table.train_blocks)
