@@ -479,12 +479,15 @@ def test_the_commands_tell_where_a_run_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ended")
-def test_submit_and_status_print_the_address_of_the_dashboard(tmp_path: Path) -> None:
+def test_submit_and_status_print_the_address_of_the_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cntk_pipeline.cli import driving
+
+    monkeypatch.setattr(driving, "START_SECONDS", PATIENCE_SECONDS)
     tables = workflow(tmp_path / "run", depth=1000).model_dump(mode="json", exclude_defaults=True)  # takes long enough
     (tmp_path / "w.toml").write_text(toml(tables))
-    said = cntk("submit", "w.toml", cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
-    (address,) = re.findall(r"(?m)^dashboard: (http://127\.0\.0\.1:\d+/cntk)$", said.stdout)
+    said = CliRunner().invoke(app, ["submit", str(tmp_path / "w.toml")])
+    assert said.exit_code == 0, said.output
+    (address,) = re.findall(r"(?m)^dashboard: (http://127\.0\.0\.1:\d+/cntk)$", said.output)
     assert f", dashboard {address}\n" in cntk("status", "run", cwd=tmp_path).stdout
     with urllib.request.urlopen(address, timeout=60) as page:
         assert str(tmp_path / "run") in page.read().decode()
