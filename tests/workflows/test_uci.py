@@ -64,33 +64,33 @@ def test_tables_with_folds_are_read(uci: ModuleType, tmp_path: Path) -> None:
     assert (table.name, table.choice[1].tolist(), table.folds[3][1].tolist()) == ("small", [4, 5, 6, 7], [3, 4, 5])
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--most-rows", "160", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280)
-
-
 def test_the_script_compares_all_methods_on_scikit_learn_s_tables_and_goes_on_after_a_stop(
-    uci: ModuleType, tmp_path: Path
+    uci: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "scores.csv"
-    said = run("--out", out).stdout
+    arguments = [str(SCRIPT), "--most-rows", "160", "--out", str(out)]
+    said = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=280, check=True).stdout
     assert "1 tables, 1 of them in" in said
     header, row = out.read_text().splitlines()
     assert header == 'table,rows,features,seconds,"NTK, SVM","NTK, ridge","RBF, SVM",random forest'
     name, *values = row.split(",")
     assert (name, values[:2]) == ("iris", ["150", "4"])
     assert all(float(score) > 0.85 for score in values[3:])
-    known = uci.read_scores(out)
-    uci.write_scores(out, known | {"other": uci.Scored(3, 2, 1.0, dict.fromkeys(uci.METHODS, 1.0))})
+    monkeypatch.setattr(sys, "argv", arguments)
+    other = uci.Scored(3, 2, 1.0, dict.fromkeys(uci.METHODS, 1.0))
+    uci.write_scores(out, uci.read_scores(out) | {"other": other})
     before = out.read_text()
-    again = run("--out", out).stdout
+    uci.main()
+    again = capsys.readouterr().out
     assert "1 tables, 0 of them in" in again
     assert said.splitlines()[-4:] == again.splitlines()[-4:]
     assert out.read_text() == before
-    uci.write_scores(out, {"iris": uci.Scored(3, 2, 1.0, dict.fromkeys(uci.METHODS, 1.0))})
-    assert "iris is of another size there; give another file" in run("--out", out).stderr
+    uci.write_scores(out, {"iris": other})
+    with pytest.raises(SystemExit, match="iris is of another size there; give another file"):
+        uci.main()
     out.write_text("name,score\n")
-    assert "expected the columns table, rows, features, seconds, NTK, SVM" in run("--out", out).stderr
+    with pytest.raises(SystemExit, match="expected the columns table, rows, features, seconds, NTK, SVM"):
+        uci.main()
     assert out.read_text() == "name,score\n"
 
 
