@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -322,6 +323,16 @@ def test_another_factor_tile_is_said_to_lose_the_factor(compute: Compute, older:
     compute("new", grow_from="old", view=view, solve={"tile": 24})
     lost = "factor tiles of 16 are now 24: factor computed anew; solve.tile = 16 keeps it"
     assert any(line.endswith(lost) for line in view.lines)
+
+
+def test_an_older_run_whose_solves_were_deleted_gives_its_kernel(
+    compute: Compute, older: Compute, scratch: Compute
+) -> None:
+    shutil.rmtree(older(data={"train": 34}).path / "solve")
+    view = Recorder()
+    new = compute("new", grow_from="old", view=view)
+    assert any(re.fullmatch(r"taken over [1-9]\d* of \d+ tiles of train", line) for line in view.lines), view.lines
+    assert_same_bits(new, scratch())
 
 
 @pytest.mark.parametrize(("ridge_mode", "tile"), [("absolute", 16), ("relative", 40)])

@@ -30,7 +30,10 @@ def test_receipts_come_back_as_they_were_and_the_newest_counts(some: list[Receip
         found.add(receipt)
         newest = {each.task: each for each in some[:number]}
         assert {task: found.get(task) for task in newest} == newest
-        assert all(found.chunks_of(task) == receipt.chunks for task, receipt in newest.items())
+        assert all(
+            found.claims_of(task) == [(chunk.bytes, chunk.crc32c) for chunk in receipt.chunks]
+            for task, receipt in newest.items()
+        )
     assert len(found) == len(some)
     assert set(found.tasks) == {receipt.task for receipt in some}
     assert found.stages() == {receipt.task.stage for receipt in some}
@@ -45,7 +48,7 @@ def test_a_task_without_a_receipt_has_none() -> None:
     found = Receipts()
     found.add(Receipt(Task(STAGES[0], 0, 0), ()))
     for task in (Task(STAGES[0], 0, 1), Task(STAGES[0], 1, 0), Task(STAGES[1], 0, 0)):
-        assert (found.get(task), found.chunks_of(task), found.all_of(task)) == (None, None, [])
+        assert (found.get(task), found.claims_of(task), found.all_of(task)) == (None, None, [])
 
 
 def test_a_receipt_of_one_chunk_takes_some_eighty_bytes() -> None:

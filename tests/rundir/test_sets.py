@@ -31,6 +31,13 @@ def test_a_set_of_bits_is_a_set(first: list[Task], second: list[Task], out: list
     assert len(found.of_stages({TRAIN})) == sum(task.stage == TRAIN for task in expected)
 
 
+@given(before=st.lists(tasks), cols=st.lists(st.integers(0, 3 * PAGE)), row=st.integers(0, 3))
+def test_some_tasks_of_a_row_are_added_as_one_after_the_other(before: list[Task], cols: list[int], row: int) -> None:
+    found, expected = TaskSet(before), set(before) | {Task(TRAIN, row, col) for col in cols}
+    found.add_row(TRAIN, row, cols)
+    assert (set(found), len(found)) == (expected, len(expected))
+
+
 @given(chosen=st.lists(tasks), row=st.integers(0, 3), length=st.integers(0, 2 * PAGE))
 def test_the_mask_of_a_row_says_which_of_its_first_tiles_are_there(chosen: list[Task], row: int, length: int) -> None:
     cols = {task.col for task in chosen if (task.stage, task.row) == (TRAIN, row)}

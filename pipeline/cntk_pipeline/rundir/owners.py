@@ -1,5 +1,6 @@
 """Owners of stages: each knows where the tasks of one kind of stage write, and how to compute them."""
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,12 +52,15 @@ class _Listing:
         self._bytes = array.chunk_bytes
         self._whole = NumberSets()
         self._others: dict[str, int] = {}
-        for name, size in (array.path / "c").sizes():
-            folder, _, last = name.rpartition("/")
-            if size == self._bytes and _NUMBER.fullmatch(last):
-                self._whole.add(folder, int(last))
-            else:
-                self._others[name] = size
+        for folder, files in itertools.groupby((array.path / "c").sizes(), lambda file: file[0].rpartition("/")[0]):
+            whole: list[int] = []
+            for name, size in files:
+                last = name[len(folder) + 1 :] if folder else name
+                if size == self._bytes and _NUMBER.fullmatch(last):
+                    whole.append(int(last))
+                else:
+                    self._others[name] = size
+            self._whole.add_all(folder, whole)
 
     def size(self, index: tuple[int, ...]) -> int | None:
         names = [str(k) for k in index]

@@ -61,8 +61,10 @@ class Receipts:
         if block.stage not in self._stages:
             self._stages[block.stage] = _Columns(self._names, self._numbers)
         self._stages[block.stage].add_block(block)
-        for row, col in block.receipts[["row", "col"]].tolist():
-            self.tasks.add(Task(block.stage, row, col))
+        order = np.argsort(block.receipts["row"], kind="stable")
+        rows, begins = np.unique(block.receipts["row"][order], return_index=True)
+        for row, cols in zip(rows.tolist(), np.split(block.receipts["col"][order], begins[1:]), strict=False):
+            self.tasks.add_row(block.stage, row, cols)
 
     def blocks(self, most: int) -> Iterator[Block]:
         """Cut the receipts into blocks of at most so many, each of one stage."""
@@ -90,12 +92,12 @@ class Receipts:
         columns = self._stages[task.stage]
         return columns.receipt(task.stage, columns.newest_of_row(task.row)[task.col])
 
-    def chunks_of(self, task: Task) -> tuple[Chunk, ...] | None:
-        """Make the chunks of a task's newest receipt alone; None where it has none."""
+    def claims_of(self, task: Task) -> list[tuple[int, int]] | None:
+        """Return bytes and checksum of each chunk of a task's newest receipt; None where it has none."""
         if task not in self.tasks:
             return None
         columns = self._stages[task.stage]
-        return columns.chunks(columns.newest_of_row(task.row)[task.col])
+        return columns.claims(columns.newest_of_row(task.row)[task.col])
 
     def all_of(self, task: Task) -> list[Receipt]:
         """Make all receipts of a task, the newest last."""
@@ -200,6 +202,10 @@ class _Columns:
 
     def chunks(self, k: int) -> tuple[Chunk, ...]:
         return tuple(map(self._chunk, range(self._ends[k - 1] if k else 0, self._ends[k])))
+
+    def claims(self, k: int) -> list[tuple[int, int]]:
+        begin, end = self._ends[k - 1] if k else 0, self._ends[k]
+        return list(zip(self._bytes[begin:end], self._crc32c[begin:end], strict=True))
 
     def _chunk(self, k: int) -> Chunk:
         digest = self._other_digests.get(k) if self._other_digests else None

@@ -14,7 +14,7 @@ from cntk_pipeline.rundir.owners import Chunks, Job, Owner, Place
 from cntk_pipeline.rundir.receipts import Receipts
 from cntk_pipeline.rundir.sets import TaskSet
 from cntk_pipeline.storage.tiled_array import TiledArray
-from cntk_pipeline.tasks import Chunk, Receipt, Stage, Task
+from cntk_pipeline.tasks import Receipt, Stage, Task
 
 _TASKS_A_TURN = 64
 """Number of tasks that a thread takes at once."""
@@ -22,8 +22,8 @@ _TASKS_A_TURN = 64
 _TASKS_A_BATCH = 2**12
 """Number of tasks that are looked at before their chunks are asked: some three megabytes, and 64 turns."""
 
-_Claimed: TypeAlias = tuple[Task, list[tuple[TiledArray, tuple[int, ...], Chunk]]]
-"""A task, and the chunks that its receipt names."""
+_Claimed: TypeAlias = tuple[Task, list[Place], list[int]]
+"""A task, its chunks, and the checksums that its receipt has of them."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -53,11 +53,13 @@ def finished(run: RunDirectory, jobs: Sequence[Job], *, verify: bool = False) ->
     deleted = spent(run, jobs, chunks)
     for some in _batches(jobs, deleted):
         look = _look(run, some, known, chunks)
-        for (task, written), is_whole in zip(look.claimed, _match(look.claimed, verify, run.path.at_once), strict=True):
+        # Of whole chunks at once, some may be more than the memory of a login node.
+        matches = _verify(look.claimed, known) if verify else _match(look.claimed, run.path.at_once)
+        for (task, places, _), is_whole in zip(look.claimed, matches, strict=True):
             if is_whole:
                 done.add(task)
             else:
-                look.bad[task] = [(array, index) for array, index, _ in written]
+                look.bad[task] = places
         for places in look.bad.values():
             run.set_aside(array.chunk_path(*index) for array, index in places)
         if look.adopted:
@@ -96,15 +98,14 @@ def _look(run: RunDirectory, jobs: Sequence[Job], known: Receipts, chunks: Chunk
     for job in jobs:
         task, places = job.task, job.places(run)
         sizes = [chunks.size(array, index) for array, index in places]
-        receipted = known.chunks_of(task)
+        receipted = known.claims_of(task)
         if receipted is None and None in sizes:
             continue
         if sizes.count(None) == len(sizes) and job.owner.is_released(run, task):
             continue
         if receipted is not None:
-            if sizes == [chunk.bytes for chunk in receipted]:
-                written = [(*place, chunk) for place, chunk in zip(places, receipted, strict=True)]
-                found.claimed.append((task, written))
+            if sizes == [size for size, _ in receipted]:
+                found.claimed.append((task, places, [checksum for _, checksum in receipted]))
             else:
                 found.bad[task] = places
             continue
@@ -146,27 +147,29 @@ def spent(run: RunDirectory, jobs: Sequence[Job], chunks: Chunks) -> set[Task]:
     return {task for owner, tasks in by_owner.items() for task in owner.spent(run, tasks, chunks)}
 
 
-def _match(claimed: Sequence[_Claimed], verify: bool, at_once: int) -> list[bool]:
-    """Tell which tasks have intact chunks: by a digest of their values, or by the checksums that they carry."""
-    if verify:  # one after the other: some whole chunks at once may be more than the memory of a login node
-        return [_is_whole(written) for _, written in claimed]
-    matches = [True] * len(claimed)
-    by_array: dict[TiledArray, list[tuple[int, tuple[int, ...], Chunk]]] = {}
-    for task, (_, written) in enumerate(claimed):
-        for array, index, chunk in written:
-            by_array.setdefault(array, []).append((task, index, chunk))
-    for array, chunks in by_array.items():
-        found = _ask(array.checksums, [index for _, index, _ in chunks], at_once)
-        for (task, _, chunk), checksum in zip(chunks, found, strict=True):
-            matches[task] &= checksum == chunk.crc32c
-    return matches
+def _match(claimed: Sequence[_Claimed], at_once: int) -> Iterator[bool]:
+    """Tell which tasks have chunks that carry the checksums of their receipts."""
+    by_array: dict[TiledArray, list[tuple[int, ...]]] = {}
+    for _, places, _ in claimed:
+        for array, index in places:
+            by_array.setdefault(array, []).append(index)
+    found = {array: _ask(array.checksums, indices, at_once) for array, indices in by_array.items()}
+    for _, places, checksums in claimed:
+        yield [next(found[array]) for array, _ in places] == checksums
 
 
-def _is_whole(written: Sequence[tuple[TiledArray, tuple[int, ...], Chunk]]) -> bool:
-    try:
-        return all(array.describe(index).xxh3 == chunk.xxh3 for array, index, chunk in written)
-    except CorruptTile:
-        return False
+def _verify(claimed: Sequence[_Claimed], known: Receipts) -> Iterator[bool]:
+    """Tell which tasks have chunks with values of the digests of their receipts, one chunk after the other."""
+    for task, places, _ in claimed:
+        receipt = known.get(task)
+        assert receipt is not None
+        try:
+            yield all(
+                array.describe(index).xxh3 == chunk.xxh3
+                for (array, index), chunk in zip(places, receipt.chunks, strict=True)
+            )
+        except CorruptTile:
+            yield False
 
 
 def _ask(question: Callable[[Sequence[_T]], list[_R]], items: Sequence[_T], at_once: int) -> Iterator[_R]:
