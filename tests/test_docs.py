@@ -23,6 +23,7 @@ import pytest
 import typer
 import zarr
 import zarr.storage
+from support.adding import hunks_of
 from support.problems import Recorder
 from typer.testing import CliRunner
 
@@ -63,18 +64,15 @@ def test_every_figure_has_its_line_in_the_table_of_figures() -> None:
     assert set(DISPLAYS) <= {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "pipeline/cntk_pipeline/layers/gaussian.py",
-        "pipeline/cntk_pipeline/layers/__init__.py",
-        "tests/twin/pointwise.py",
-    ],
-)
-def test_the_layer_that_is_shown_is_the_one_that_exists(source: str) -> None:
-    text = (DOCS / "extending.md").read_text()
-    block = re.findall(r"```python\n(.*?)```", text[text.index(source) :], re.DOTALL)[0]
-    assert block in (ROOT / source).read_text()
+def test_the_layer_that_is_shown_is_the_one_that_exists() -> None:
+    section = (DOCS / "extending.md").read_text().partition("\n# Adding a data set\n")[0]
+    (file,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert file == (ROOT / "pipeline/cntk_pipeline/layers/gaussian.py").read_text()
+    hunks = [hunk for diff in re.findall(r"```diff\n(.*?)```", section, re.DOTALL) for hunk in hunks_of(diff)]
+    tables = {"pipeline/cntk_pipeline/layers/__init__.py", "pipeline/cntk_pipeline/finite/activations.py"}
+    assert {hunk.file for hunk in hunks} == tables | {"tests/twin/pointwise.py"}
+    for hunk in hunks:
+        assert (ROOT / hunk.file).read_text().count(hunk.new) == 1, hunk
 
 
 def test_the_readme_begins_with_the_installation_and_three_lines_of_python() -> None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cntk_pipeline.lazy import lazy_names
+from cntk_pipeline.missing import explain_missing, moved_module
 
 if TYPE_CHECKING:
     from cntk_pipeline.interactive import run
@@ -28,3 +29,5 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {name: "kernels" for name in _KERNELS} | {"OpenRun": "opened", "open_run": "opened", "run": "interactive"},
 )
+
+explain_missing(moved_module)

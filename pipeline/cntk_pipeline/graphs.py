@@ -79,7 +79,7 @@ class NodeCounts:
 
     @property
     def test_weight(self) -> float:
-        """The mean nodes of a test graph, in those of a training graph."""
+        """The mean number of nodes of a test graph, divided by that of a training graph."""
         return float(self.test.mean() / self.train.mean()) if len(self.test) else 1.0
 
     def heaviest(self, tile: int) -> int:
@@ -110,7 +110,7 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
     edges : of each graph its adjacency matrix, (N, N) of 0 and 1, dense or of SciPy; or its edges, (2 E, 2), the
         numbers of two nodes, each edge in both directions. Without edges from a node to itself: layers add them.
     features : of each graph, (N, F).
-    rows : of the array, at least as many as the largest graph needs: those of another array, for one kernel of both.
+    rows : of the array, at least as many as the largest graph needs. Arrays for one kernel have equally many rows.
 
     Returns
     -------
@@ -160,8 +160,8 @@ def encode_labels(labels: Sequence[Any], known: npt.ArrayLike) -> list[Array]:
     Parameters
     ----------
     labels : of the nodes of each graph, (N,).
-    known : (classes,), all of them, a column each: those of the training graphs, so that those of new graphs are
-        numbered alike.
+    known : (classes,), all labels that may occur, one column each. Give the labels of the training graphs, so that
+        new graphs get the same columns.
 
     Returns
     -------

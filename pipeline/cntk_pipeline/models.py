@@ -20,7 +20,7 @@ AskedTask = Literal["auto", "classification", "multilabel", "regression"]
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 Seconds = Annotated[float, Field(ge=-1, le=1e12)]

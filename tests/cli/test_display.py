@@ -9,7 +9,8 @@ from rich.console import Console
 
 from cntk_pipeline.cli import display
 from cntk_pipeline.cli.console import escape, printable
-from cntk_pipeline.cli.display import PLAIN_SECONDS, QUIET_SECONDS, RunView, show_state
+from cntk_pipeline.cli.display import PLAIN_SECONDS, QUIET_SECONDS, RunView
+from cntk_pipeline.cli.status import show_state
 from cntk_pipeline.driver.driver import Progress
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Receipt, Stage, Task

@@ -175,7 +175,7 @@ def test_whoever_trusts_the_network_may_say_so() -> None:
 
 def test_a_plain_scheduler_on_the_loopback_is_warned_of() -> None:
     (warning,) = require_encrypted("tcp://127.0.0.1:8786", ClusterConfig())
-    assert "whoever has an account on this machine can run code in it" in warning
+    assert "all users of this machine can run code in it" in warning
 
 
 def test_missing_certificates_are_named(certificates: Certificates) -> None:

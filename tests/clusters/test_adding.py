@@ -7,7 +7,7 @@ import json
 import shutil
 
 import pytest
-from support.adding import Copy, add, copy_package
+from support.adding import ROOT, Copy, add, copy_package
 
 WORKFLOW = """
 name = "small"
@@ -24,8 +24,7 @@ store = { path = "run" }
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     made = copy_package(tmp_path_factory.mktemp("adding"))
-    opening = "CLUSTERS: dict[str, Cluster] = {\n"
-    add(made, "Adding a cluster", "clusters/threads.py", "clusters/__init__.py", opening)
+    add(made, "Adding a cluster", "clusters/threads.py")
     (made.folder / "w.toml").write_text(WORKFLOW)
     return made
 
@@ -34,6 +33,13 @@ def test_a_plan_counts_the_slots_of_an_added_cluster(copy: Copy) -> None:
     assert json.loads(copy.cntk("plan", "w.toml", "--json"))["slots"] == 3
     assert json.loads(copy.cntk("plan", "w.toml", "--json", "--set", "cluster.threads=5"))["slots"] == 5
     assert not (copy.folder / "run").exists()
+
+
+def test_an_added_cluster_is_in_the_page_of_workflows(copy: Copy) -> None:
+    page = copy.python(str(ROOT / "docs" / "make_workflow_page.py"))
+    assert '| `kind` | "serial" or "local" or "threads" or "address" or ' in page
+    assert '### `[cluster]` with `kind = "threads"`' in page
+    assert "| `threads` | whole number from 1 to 64 | `2` | Tiles that are computed at once. |" in page
 
 
 def test_a_run_on_an_added_cluster_is_looked_at_and_gone_on_with_like_any_other(copy: Copy) -> None:
@@ -68,7 +74,7 @@ def test_a_driver_of_an_added_cluster_is_handed_over(copy: Copy) -> None:
         ("cluster.threds=1", "unknown key cluster.threds: did you mean 'threads'?"),
         ("cluster.threads=0", "cluster.threads: Input should be greater than or equal to 1 (got 0)"),
         ("cluster.threads='many'", "cluster.threads: Input should be a valid integer"),
-        ("cluster.kind=thread", "unknown cluster.kind 'thread': known are threads, serial, local, address"),
+        ("cluster.kind=thread", "unknown cluster.kind 'thread': known are serial, local, threads, address"),
     ],
 )
 def test_what_an_added_cluster_does_not_know_is_refused_before_anything_is_written(

@@ -18,7 +18,7 @@ from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.dask.certificates import Certificates
 from cntk_pipeline.clusters.slurm import jobs
 from cntk_pipeline.clusters.slurm.executor import allocation_shares, worker_memory
-from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, NodeShare, WorkerSteps
+from cntk_pipeline.clusters.slurm.job_steps import CLOSE_SECONDS, NodeShare, WorkerSteps
 from cntk_pipeline.clusters.slurm.workers import folder_of_nodes, inherited_settings
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError, Interrupted, PipelineError, WorkersLost

@@ -14,8 +14,7 @@ from support.adding import ROOT, Copy, add, copy_package
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     made = copy_package(tmp_path_factory.mktemp("adding"))
-    opening = "DATASETS: Mapping[str, type[Loader]] = {\n"
-    add(made, "Adding a data set", "datasets/svhn.py", "datasets/sources.py", opening)
+    add(made, "Adding a data set", "datasets/svhn.py")
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("test", 5)):
         arrays = {"X": rng.integers(0, 256, (32, 32, 3, count), np.uint8), "y": np.arange(1, count + 1)[:, None] % 10}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from support.problems import Recorder, kernel_files, require_same_kernel, whole_matrix
 
-from cntk_pipeline.cli.display import show_plan
 from cntk_pipeline.cli.inspection import show_specification
+from cntk_pipeline.cli.plan import show_plan
 from cntk_pipeline.config import RunConfig, Section
 from cntk_pipeline.errors import ConfigError, LayerError, SpecificationMismatch
 from cntk_pipeline.gram import tiles as gram

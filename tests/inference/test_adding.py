@@ -22,8 +22,7 @@ store = { path = "run" }
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     made = copy_package(tmp_path_factory.mktemp("adding"))
-    opening = "RESULTS: dict[str, Result] = {\n"
-    add(made, "Adding a result of inference", "inference/confusion.py", "inference/requested.py", opening)
+    add(made, "Adding a result of inference", "inference/confusion.py")
     (made.folder / "w.toml").write_text(WORKFLOW)
     return made
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support.problems import TRAIN, Recorder, Stopper, scale_an_entry, whole_matrix
 
-from cntk_pipeline.cli.display import state_lines
+from cntk_pipeline.cli.status import state_lines
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets

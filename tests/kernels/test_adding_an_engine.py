@@ -29,7 +29,7 @@ WORKFLOW = {
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """A copy of the package with the engine, and a workflow on ten small images."""
     made = copy_package(tmp_path_factory.mktemp("extended"))
-    add(made, "Adding an engine", "kernels/twin.py", "kernels/engines.py", "ENGINES: dict[str, type[Engine]] = {\n")
+    add(made, "Adding an engine", "kernels/twin.py")
     rng, labels = np.random.default_rng(0), np.arange(10) % 2
     images = rng.standard_normal((10, 3, 4, 2)).astype(np.float32)
     file = made.folder / "images.npz"
@@ -58,6 +58,11 @@ def test_a_plan_is_of_the_engine_and_measures_it(extended: Copy) -> None:
     assert plan["pair_seconds"] > 1e-5
     assert 1 <= plan["tile"] <= 7  # of any size, for an engine without lanes
     assert plan["memory_bytes"] > 0
+
+
+def test_the_engine_is_in_the_page_of_workflows(extended: Copy) -> None:
+    page = extended.python(str(ROOT / "docs" / "make_workflow_page.py"))
+    assert '| `engine` | "cpu" or "twin" or "cuda" or ' in page
 
 
 def test_what_the_engine_refuses_is_refused_before_anything_is_written(extended: Copy) -> None:

@@ -173,7 +173,7 @@ def test_coefficients_may_be_a_list_and_are_kept_as_floats(layer):
 @pytest.mark.parametrize("layer", [Polynomial, Hermite])
 @pytest.mark.parametrize("value", [(), [], 3.0, "tanh", None])
 def test_what_is_no_list_of_coefficients_is_refused(layer, value):
-    with pytest.raises(LayerError, match=f"{layer.__name__} needs a list of coefficients, that of the constant first,"):
+    with pytest.raises(LayerError, match=f"{layer.__name__} needs a list of coefficients, constant term first,"):
         layer(value)
 
 

@@ -18,7 +18,7 @@ from cntk_pipeline.datasets.unlabelled import open_images
 from cntk_pipeline.errors import ConfigError, DataError
 from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.new_images import like_of
-from cntk_pipeline.opened.predicting import Question, predict_images
+from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
 
 Start = Callable[..., OpenRun]
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.adding import Copy, add, copy_package
+from support.adding import ROOT, Copy, add, copy_package
 
 WORKFLOW = """
 name = "small"
@@ -21,7 +21,7 @@ store = { path = "run" }
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     made = copy_package(tmp_path_factory.mktemp("adding"))
-    add(made, "Adding a solver", "solvers/dense.py", "solvers/requested.py", "SOLVERS: dict[str, Solver] = {\n")
+    add(made, "Adding a solver", "solvers/dense.py")
     (made.folder / "w.toml").write_text(WORKFLOW)
     return made
 
@@ -41,6 +41,13 @@ def test_an_added_solver_is_seen_in_plan_run_status_and_verify_and_solves_the_sa
     assert mine["solves"][0]["relative_residual"] < 1e-12
     assert len(list((copy.folder / "run" / "solve").iterdir())) == 2  # an option is a part of the solve's name
     assert "0 are bad" in copy.cntk("verify", "run")
+
+
+def test_an_added_solver_is_in_the_page_of_workflows(copy: Copy) -> None:
+    page = copy.python(str(ROOT / "docs" / "make_workflow_page.py"))
+    assert '| `solver` | "cholesky" or "dense" or "cg" or "centres" |' in page
+    assert '### `[solve]` with `solver = "dense"`' in page
+    assert "| `refinements` | whole number from 0 to 10 | `1` |" in page
 
 
 def test_what_an_added_solver_solved_is_taken_over_by_a_run_that_grows(copy: Copy) -> None:

@@ -12,7 +12,7 @@ import pytest
 from support.problems import TEST, TRAIN, Recorder, chunks_of, whole_matrix
 from support.systems import ONE
 
-from cntk_pipeline.cli.display import show_plan
+from cntk_pipeline.cli.plan import show_plan
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
@@ -251,7 +251,7 @@ def test_new_images_are_predicted_with_their_deviations(
 ) -> None:
     from cntk_pipeline.datasets.unlabelled import Unlabelled
     from cntk_pipeline.opened.new_images import like_of
-    from cntk_pipeline.opened.predicting import Question, predict_images
+    from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
 
     run = on_centres(inference={"posterior_variance": True})
     with np.load(small_npz) as stored:

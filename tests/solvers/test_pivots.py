@@ -11,7 +11,8 @@ from support.problems import TEST, TRAIN, Recorder, Stopper, chunks_of, flip_bit
 from support.restarts import forget
 from support.systems import ONE
 
-from cntk_pipeline.cli.display import show_plan, show_stages
+from cntk_pipeline.cli.plan import show_plan
+from cntk_pipeline.cli.status import show_stages
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.datasets.unlabelled import Unlabelled
@@ -22,7 +23,7 @@ from cntk_pipeline.estimators.run_memory import RunMemory
 from cntk_pipeline.gram import pivots
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.opened.new_images import like_of
-from cntk_pipeline.opened.predicting import Question, predict_images
+from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
 from cntk_pipeline.opened.run import open_run
 from cntk_pipeline.regression import choose_centres
 from cntk_pipeline.regression.pivots import Block

@@ -20,7 +20,7 @@ from support.problems import (
 from support.processes import begun
 from support.systems import ONE
 
-from cntk_pipeline.cli.display import show_plan
+from cntk_pipeline.cli.plan import show_plan
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, Interrupted, NotPositiveDefinite
 from cntk_pipeline.opened import open_run

@@ -72,23 +72,48 @@ def copy_package(folder: Path) -> Copy:
     return Copy(folder)
 
 
-def add(copy: Copy, title: str, file: str, table: str, opening: str) -> None:
+@dataclass(frozen=True)
+class Hunk:
+    """A part of a unified diff.
+
+    Attributes
+    ----------
+    file : path in the repository.
+    old, new : the lines of the file, before and after.
+    """
+
+    file: str
+    old: str
+    new: str
+
+
+def hunks_of(diff: str) -> list[Hunk]:
+    """Read a diff of one file, and require that its numbers of lines are right. The lines may have moved since."""
+    (file,) = re.findall(r"(?m)\A--- a/.*\n\+\+\+ b/(.*)$", diff)
+    _, *parts = re.split(r"(?m)^@@ -\d+,(\d+) \+\d+,(\d+) @@\n", diff)
+    hunks = []
+    for removed, added, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        lines = text.splitlines(keepends=True)
+        old, new = ([line[1:] or line for line in lines if line[0] != sign] for sign in "+-")
+        assert (len(old), len(new)) == (int(removed), int(added)), text
+        hunks.append(Hunk(file, "".join(old), "".join(new)))
+    return hunks
+
+
+def add(copy: Copy, title: str, file: str) -> None:
     """Add what a section of the page shows.
 
     Parameters
     ----------
     title : of the section.
-    file, table : paths in the package: the file to write, and the file that holds the table.
-    opening : the text of the table behind which the line belongs.
+    file : the path of the new file in the package.
     """
     page = (ROOT / "docs" / "extending.md").read_text()
-    section = page[page.index(f"# {title}\n") :]
-    text, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[:2]
-    statement = re.findall(r"with its import, `(.*?)`", section)[0]
-    package = copy.folder / "copy" / "cntk_pipeline"
-    (package / file).write_text(text)
-    door = (package / table).read_text()
-    assert opening in door
-    (package / table).write_text(
-        door.replace(opening, f"{opening}{line}").replace("\nfrom ", f"\n{statement}\nfrom ", 1)
-    )
+    section = page[page.index(f"\n# {title}\n") :]
+    blocks = [re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL)[0] for kind in ("python", "diff")]
+    (copy.folder / "copy" / "cntk_pipeline" / file).write_text(blocks[0])
+    for hunk in hunks_of(blocks[1]):
+        changed = copy.folder / "copy" / Path(hunk.file).relative_to("pipeline")
+        text = changed.read_text()
+        assert text.count(hunk.old) == 1, f"docs/extending.md shows lines that are no more in {hunk.file}:\n{hunk.old}"
+        changed.write_text(text.replace(hunk.old, hunk.new))

@@ -211,4 +211,4 @@ def test_a_wider_address_is_told_apart(address: str, expected: bool) -> None:
 def test_a_wider_address_is_warned_of(small_config: Config) -> None:
     view = Recorder()
     runs.start(small_config(cluster={"metrics": "0.0.0.0:0"}), view, threading.Event())
-    assert any(line.startswith("warning: whoever reaches this host can read cluster.metrics") for line in view.lines)
+    assert any(line.startswith("warning: all who reach this host can read cluster.metrics") for line in view.lines)

@@ -14,11 +14,12 @@ from support.problems import Recorder, flip_bit, stop_after, whole_matrix
 
 from cntk_pipeline import kernel_matrix
 from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.clusters.memory import PROCESS_BYTES, USABLE, kernel_task_bytes
+from cntk_pipeline.clusters.memory import PROCESS_BYTES, USABLE
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import ConfigError, DataError, Interrupted, LayerError
 from cntk_pipeline.estimators import KernelClassifier
 from cntk_pipeline.gram import tiles as gram
+from cntk_pipeline.gram.memory import kernel_task_bytes
 from cntk_pipeline.graphs import NodeCounts, count_nodes, pack
 from cntk_pipeline.kernels import Question
 from cntk_pipeline.kernels.cpu import CpuEngine

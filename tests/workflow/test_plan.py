@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.problems import Recorder
 
-from cntk_pipeline.cli.display import show_plan
+from cntk_pipeline.cli.plan import show_plan
 from cntk_pipeline.config import parse_config
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram

@@ -24,7 +24,7 @@ from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code
 from cntk_pipeline.kernels import plugin_code
 from cntk_pipeline.opened import open_run
-from cntk_pipeline.opened.predicting import Question, predict_images
+from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
 from cntk_pipeline.plots.displays.network import Network as NetworkDisplay
 from cntk_pipeline.rundir.code import UserCode
 from cntk_pipeline.rundir.directory import RunDirectory

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from support.problems import Recorder
 
-from cntk_pipeline.cli.display import state_lines
+from cntk_pipeline.cli.status import state_lines
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.rundir import lease

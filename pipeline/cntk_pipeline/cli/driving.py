@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cntk_pipeline.cli.console import err, escape, out
-from cntk_pipeline.cli.display import SCREEN_ROWS, RunView, show_contents, show_inferred, show_results
+from cntk_pipeline.cli.display import RunView
+from cntk_pipeline.cli.plan import show_contents
+from cntk_pipeline.cli.status import SCREEN_ROWS, show_inferred, show_results
 from cntk_pipeline.cli.stopping import stop_on_signals
 from cntk_pipeline.clusters.base import DRAIN_SECONDS
 from cntk_pipeline.clusters.table import cluster_of, cluster_of_new

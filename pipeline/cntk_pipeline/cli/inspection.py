@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cntk_pipeline.cli.console import escape, out
-from cntk_pipeline.cli.display import (
+from cntk_pipeline.cli.plan import show_contents
+from cntk_pipeline.cli.status import (
     chosen_lines,
     results_table,
-    show_contents,
     show_inferred,
     show_results,
     show_stages,

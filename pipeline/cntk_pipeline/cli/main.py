@@ -99,7 +99,7 @@ def init(
 ) -> None:
     """Look at data, and write a commented workflow for them."""
     with importing():
-        from cntk_pipeline.cli.display import show_contents
+        from cntk_pipeline.cli.plan import show_contents
         from cntk_pipeline.config import read_overrides
         from cntk_pipeline.workflow import starter
 
@@ -119,8 +119,8 @@ def plan(file: WorkflowFile, cluster: Cluster = None, overrides: Overrides = Non
     No run directory is made. CIFAR-10 is downloaded (170 MB) if it is not on this machine.
     """
     with importing():
-        from cntk_pipeline.cli.display import show_plan
         from cntk_pipeline.cli.driving import read_workflow
+        from cntk_pipeline.cli.plan import show_plan
         from cntk_pipeline.workflow import run as runs
 
     forecast = runs.plan(read_workflow(file, overrides, cluster=cluster))
@@ -160,8 +160,8 @@ def run_workflow(
 ) -> None:
     """Run a workflow, or go on with a run that was begun."""
     with importing():
-        from cntk_pipeline.cli.display import show_plan
         from cntk_pipeline.cli.driving import read_workflow, run_shown
+        from cntk_pipeline.cli.plan import show_plan
         from cntk_pipeline.workflow import handover
         from cntk_pipeline.workflow import run as runs
 
@@ -192,8 +192,9 @@ def submit(
     The forecast is shown before. Afterwards this machine may go away.
     """
     with importing():
-        from cntk_pipeline.cli.display import RunView, show_plan
+        from cntk_pipeline.cli.display import RunView
         from cntk_pipeline.cli.driving import read_workflow, say_how_to_follow
+        from cntk_pipeline.cli.plan import show_plan
         from cntk_pipeline.workflow import handover
         from cntk_pipeline.workflow import run as runs
         from cntk_pipeline.workflow.load import load
@@ -294,7 +295,7 @@ def status(
     The exit code is 3 where something is left to do.
     """
     with importing():
-        from cntk_pipeline.cli.display import SCREEN_ROWS, show_inferred, show_results, show_stages, show_state
+        from cntk_pipeline.cli.status import SCREEN_ROWS, show_inferred, show_results, show_stages, show_state
         from cntk_pipeline.cli.watch import show_whereabouts, watch
         from cntk_pipeline.rundir.directory import RunDirectory
         from cntk_pipeline.workflow.report import make_report

@@ -39,7 +39,7 @@ def predict(
         from cntk_pipeline.datasets.unlabelled import open_images
         from cntk_pipeline.opened.new_images import like_of
         from cntk_pipeline.opened.output import require_output, write_predictions
-        from cntk_pipeline.opened.predicting import Question, predict_images
+        from cntk_pipeline.opened.predict_on_cluster import Question, predict_images
         from cntk_pipeline.rundir.directory import RunDirectory
 
     began = time.monotonic()

@@ -11,8 +11,8 @@ from rich.live import Live
 
 from cntk_pipeline.cli.bars import Bar
 from cntk_pipeline.cli.console import escape, out
-from cntk_pipeline.cli.display import lost_line, unwritten
 from cntk_pipeline.cli.screen import Moment, draw_screen
+from cntk_pipeline.cli.status import lost_line, unwritten
 from cntk_pipeline.cli.streams import nobody_reads
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.telemetry.activity import Activity

@@ -4,30 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.graphs import NodeCounts
-from cntk_pipeline.kernels import Engine
 
 PROCESS_BYTES = 205 * 2**20
 """Memory of a Dask worker process with its libraries and the compiled engine, measured (Python 3.11, dask 2026.8)."""
 
 USABLE = 0.85
 """Share of its limit that a worker may use; above it, Dask pauses the worker."""
-
-
-def kernel_task_bytes(engine: Engine, tile: int, nodes: NodeCounts | None = None) -> int:
-    """Bytes a kernel task holds: both sides' images in two layouts, the engine's own, each read-out's tile thrice.
-
-    Of graphs ``nodes`` tells those of the largest task; without them they are as many as their rows could hold.
-    """
-    question = engine.question
-    item = np.dtype(question.dtype).itemsize
-    images = 4 * tile * int(np.prod(question.input_shape)) * item
-    own = engine.working_bytes(tile) if nodes is None else engine.bytes_of_graphs(tile, nodes)
-    return images + own + 3 * len(question.readouts) * tile * tile * item
 
 
 class Need(Protocol):

@@ -179,7 +179,7 @@ def require_task(task: str, known: tuple[str, ...], name: str) -> None:
     Raises
     ------
     ConfigError
-        With ``name``, that of the data set.
+        The task is unknown; the message begins with ``name``, the name of the data set.
     """
     if task not in known:
         raise ConfigError(f"{name}: expected a task among {', '.join(map(repr, known))}, got {task!r}")

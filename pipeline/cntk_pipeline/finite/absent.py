@@ -67,8 +67,8 @@ class Weighing(nn.Module):
     Parameters
     ----------
     here : the positions; of weights "share", those before the windows.
-    weights : what the number is, as of `Gate`.
-    windows : of "share", those of rows and columns.
+    weights : the kind of number, as in `Gate`.
+    windows : along rows and along columns; for weights "share" alone.
     scale : multiplies it.
     """
 

@@ -74,7 +74,8 @@ class Drawn:
     """Weights and biases, and what multiplies them in the forward pass.
 
     In the NTK parameterization they have deviation 1. In the standard one they have their own deviations, and a layer
-    of ``fan_in`` channels is not scaled at all; another width is, so that derivatives are those of that layer.
+    of ``fan_in`` channels is not scaled at all. Another width is scaled, so that
+    derivatives are those at ``fan_in`` channels.
     """
 
     weight: torch.Tensor

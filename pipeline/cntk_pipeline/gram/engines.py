@@ -16,7 +16,7 @@ from cntk_pipeline.rundir.specification import EngineRecord
 
 
 def read_engine(kernel: KernelConfig) -> EngineRecord:
-    """Read which engine a workflow names, and the engine's own keys, those that are left out by their defaults.
+    """Read which engine a workflow names, and the engine's own keys, with defaults where the workflow has none.
 
     Code that the workflow names is imported: the workflow must be the user's own, and not one of a run directory.
 

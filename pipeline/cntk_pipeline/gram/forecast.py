@@ -21,7 +21,7 @@ class KernelSize:
     dtype : of the values.
     readouts : number of kernels in one pass.
     centres : columns of the kernel, where they are not all training images.
-    test_weight : the cost of a test image in that of a training image; graphs differ.
+    test_weight : the cost of a test image divided by the cost of a training image; 1 except for graphs.
     symmetric : whether these are the leading training images.
     kernel_bytes : room for the stored tiles of K(train, train); None where all are stored.
     """

@@ -3,6 +3,8 @@
 The same results for a kernel in memory are in `cntk_pipeline.regression`.
 """
 
+import sys
+from types import ModuleType
 from typing import Any
 
 from cntk_pipeline import regression
@@ -30,6 +32,7 @@ from cntk_pipeline.inference.requested import (
     require_results,
     run_products,
 )
+from cntk_pipeline.missing import explain_missing
 
 __all__ = [
     "RESULTS",
@@ -58,8 +61,31 @@ __all__ = [
 ]
 
 
+def _in_memory(name: str) -> str | None:
+    """Give the new place of a function for kernels in memory; earlier versions had them here."""
+    if name not in regression.__all__:
+        return None
+    return f"{name} works in memory: write `from cntk_pipeline.regression import {name}`"
+
+
 def __getattr__(name: str) -> Any:
-    """Raise an error with the new place of the functions for kernels in memory; earlier versions had them here."""
-    if name in regression.__all__:
-        raise ImportError(f"{name} works in memory: write `from cntk_pipeline.regression import {name}`")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(_in_memory(name) or f"module {__name__!r} has no attribute {name!r}")
+
+
+def _import_error(name: str) -> ImportError | None:
+    room, _, last = name.rpartition(".")
+    line = _in_memory(last) if room == __name__ else None
+    return ImportError(line, name=name) if line else None
+
+
+class _ResultFile(ModuleType):
+    """The file of a result, in whose place earlier versions had a function for kernels in memory."""
+
+    def __call__(self, *arguments: object, **named: object) -> None:
+        raise TypeError(_in_memory(self.__name__.rpartition(".")[2]))
+
+
+explain_missing(_import_error)
+for _name in regression.__all__:
+    if _file := sys.modules.get(f"{__name__}.{_name}"):
+        _file.__class__ = _ResultFile

@@ -16,7 +16,7 @@ from cntk_pipeline.clusters.memory import Need, share_bytes
 from cntk_pipeline.errors import ConfigError, NotPositiveDefinite
 from cntk_pipeline.inference.base import AGAIN, Asked, Found, Product, Result, Shown, require_one_length
 from cntk_pipeline.inference.posterior_covariance import PosteriorCovarianceResult
-from cntk_pipeline.models import STRICT, Json, Share
+from cntk_pipeline.models import STRICT, Fraction, Json
 from cntk_pipeline.regression.ensembles import Blocks, ensemble
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
@@ -42,9 +42,9 @@ class EnsembleRecord:
     """The ensemble of a network in training, at some times."""
 
     times: tuple[str, ...]
-    accuracy: tuple[Share, ...] | None
+    accuracy: tuple[Fraction, ...] | None
     mean_variance: tuple[float, ...]
-    exact_match: tuple[Share, ...] | None = None
+    exact_match: tuple[Fraction, ...] | None = None
     r2: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:

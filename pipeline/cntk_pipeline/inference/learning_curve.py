@@ -31,7 +31,7 @@ from cntk_pipeline.inference.whitened import (
     whitened_cut,
     whitened_product,
 )
-from cntk_pipeline.models import STRICT, Json, NotNegative, Positive, Share
+from cntk_pipeline.models import STRICT, Fraction, Json, NotNegative, Positive
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.solvers import System, SystemSize
@@ -57,9 +57,9 @@ class LearningCurveRecord:
 
     sizes: tuple[Positive, ...]
     absolute_ridge: float
-    accuracy: tuple[Share, ...] | None
+    accuracy: tuple[Fraction, ...] | None
     squared_error: tuple[NotNegative, ...]
-    exact_match: tuple[Share, ...] | None = None
+    exact_match: tuple[Fraction, ...] | None = None
     r2: tuple[float, ...] | None = None
     counted: Literal["training images", "centres"] = "training images"
 

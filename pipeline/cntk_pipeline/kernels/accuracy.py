@@ -1,9 +1,10 @@
 """How near to each other two images may be before a dtype no longer tells them apart well enough.
 
-A covariance is rounded, and so the correlation of two positions is off by some ``eps``. What this costs depends on
-how steep the slopes of the duals are there: near correlation 1 that of ReLU is infinitely steep, and that of Erf as
-steep as the variance is large. An error also grows from layer to layer where a network drives images apart, and weighs
-more where biases drive them together. With ``u = 1 - |cos|`` of the two images, an image's variances tell all of this:
+A covariance is rounded, and so the correlation of two positions is off by some ``eps``. What this costs depends on how
+steep the slopes of the duals are there: near correlation 1 the slope of ReLU is infinitely steep, and the slope of Erf
+as steep as the variance is large. An error also grows from layer to layer where a network drives images apart, and
+weighs more where biases drive them together. With ``u = 1 - |cos|`` of the two images, an image's variances tell all of
+this:
 
 * ``q``: how far apart positions are behind a layer, 1 - rho, from u to at most 1; a bias makes it smaller, an
   activation larger or smaller.

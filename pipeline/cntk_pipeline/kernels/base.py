@@ -113,7 +113,7 @@ class Engine(ABC):
     Parameters
     ----------
     question : what is to be computed.
-    options : those of `options_type`; None where the engine has none.
+    options : the keys of `options_type` with their values; None where the engine has none.
 
     Raises
     ------

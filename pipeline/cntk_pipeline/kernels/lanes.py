@@ -8,8 +8,8 @@ of the others: a formula needs no constants of its own for each dtype.
 Memory is addressed by pointers, since a slice of an array costs a reference count (some 10 ns); a pointer must not
 outlive its array. Nothing here checks bounds.
 Floating-point flags are those of `kernels.jit`; a lane never sees another. A product and a sum are rounded
-once only where `multiply_add` says so: were it left to the compiler, the bits of a value would depend on what else its
-product is needed for, as those of an NNGP on whether the NTK is read out beside it.
+once only where `multiply_add` says so: were it left to the compiler, the bits of a value would depend on the other
+uses of its product: the bits of an NNGP on whether the NTK is read out beside it.
 """
 
 import operator

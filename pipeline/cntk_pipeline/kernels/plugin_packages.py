@@ -66,8 +66,8 @@ def import_digested(name: str, module: str, package: Package) -> types.ModuleTyp
 def _require_unchanged(name: str, top: str) -> None:
     """Refuse modules that were imported by somebody else, and whose files may be others by now.
 
-    Python keeps neither the source of a module nor the time of its import. So only files that are older than the
-    process are known to be those that it imported.
+    Python keeps neither the source of a module nor the time of its import. So only a file that is
+    older than the process is known to hold the code that the process imported.
     """
     began = psutil.Process().create_time()
     held = [each for key, each in list(sys.modules.items()) if key.partition(".")[0] == top]

@@ -5,7 +5,6 @@
 
 from typing import TYPE_CHECKING
 
-from cntk_pipeline.errors import LayerError
 from cntk_pipeline.layers import presets
 from cntk_pipeline.layers.absent import Masked, Padded
 from cntk_pipeline.layers.aggregation import Aggregate, GraphConv
@@ -21,19 +20,22 @@ from cntk_pipeline.layers.positions import PositionalEmbedding
 from cntk_pipeline.layers.presence import Presence
 from cntk_pipeline.layers.rectifiers import Abs, LeakyRelu, Maxout, Relu, Sign
 from cntk_pipeline.layers.recurrent import Bidirectional, LastState, Recurrent
-from cntk_pipeline.layers.refused import REFUSED, why_not
+from cntk_pipeline.layers.refused import REFUSED, RefusedLayer, refused_import, why_not
 from cntk_pipeline.layers.residual import Identity, Residual
 from cntk_pipeline.layers.sequential import Sequential
 from cntk_pipeline.layers.series import Elementwise, Hermite, Polynomial
 from cntk_pipeline.layers.smooth import Cos, Erf, Exp, Gelu, Rbf, Sin
 from cntk_pipeline.layers.windows import Windows
+from cntk_pipeline.missing import explain_missing
+
+explain_missing(refused_import)
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         """Say why a layer that other libraries have is not here."""
         if name in REFUSED:
-            raise LayerError(why_not(name))
+            raise RefusedLayer(why_not(name))
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -23,7 +23,7 @@ class Padded(Layer):
 
     Steps of the input that hold NaN in all channels are absent; they lie behind those that are present, as
     `sequences.pad` lays them. An absent step adds nothing anywhere: a state there is 0, windows of convolutions find
-    zeros, attention gives it no weight, and means are over a sequence's own steps. A kernel value is that of the two
+    zeros, attention gives it no weight, and means are over a sequence's own steps. A kernel value depends on the two
     sequences alone, whatever the array's number of steps.
     """
 

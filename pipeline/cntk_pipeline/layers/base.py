@@ -36,7 +36,7 @@ class Shape:
     is_graph : whether the positions are the nodes of a graph, of which graphs may have any number.
     present : which positions are there, where some may be absent; see `Padded` and `Masked`.
     centred : whether channels have mean zero, so that products with independent ones have it too.
-    alike : whether the covariance and the tangent of each channel are those of all, and not their mean alone.
+    alike : whether all channels have the same covariance and the same tangent; else only their means are known.
     """
 
     spatial: tuple[int, int] | None

@@ -1,8 +1,8 @@
 """Functions that act on every position by itself, and what they do to covariances.
 
 For jointly Gaussian u, v of variances a, b and covariance c, the *dual* of phi is ``E[phi(u) phi(v)]``, a function of
-a, b and c; that of its derivative is the dual's derivative with respect to c (Price 1958). What depends on one of the
-images alone, its *statistics*, is computed once per image, not per pair.
+a, b and c; the dual of its derivative phi' is the dual's derivative with respect to c (Price 1958). What depends on one
+of the images alone, its *statistics*, is computed once per image, not per pair.
 """
 
 from abc import ABC, abstractmethod

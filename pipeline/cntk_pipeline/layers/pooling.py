@@ -14,8 +14,8 @@ from cntk_pipeline.layers.windows import Windows, check_padding
 class Flatten(Layer):
     """Lay all pixels side by side as features. Only covariances of equal positions survive; vectors pass unchanged.
 
-    Of inputs with absent positions, those that both have are equal positions; an input with L positions that are there
-    is divided by the root of L.
+    Of inputs with absent positions, a position counts where both inputs have it; an input with L present positions is
+    divided by the root of L.
 
     Behind several positions, channels have the variances of these: put activations before it, or weights behind.
     """

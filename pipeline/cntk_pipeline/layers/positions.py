@@ -80,7 +80,7 @@ class PositionalEmbedding(Layer):
     w_std : standard deviation of the vectors' entries.
     correlation : of the vectors of two positions. "equal": vectors of different positions are independent, as those
         of learned embeddings at the beginning. "gaussian": ``exp(-r^2 / 2)``, with r the distance over ``length``.
-        "exponential": ``exp(-r)``. "sinusoidal": that of the sines and cosines of Vaswani et al. 2017
+        "exponential": ``exp(-r)``. "sinusoidal": the one of the sines and cosines of Vaswani et al. 2017
         (arXiv:1706.03762), for infinitely many channels; half of them for rows and half for columns.
     length : in pixels, that distances are divided by. "equal" does not look at it.
     trained : False fixes the vectors: they add nothing to the NTK.

@@ -79,7 +79,7 @@ class Gate:
     ----------
     weights : as of `Graph.gate`; or "share", one divided by the positions of a window that are there, 0 without any.
     present : which positions are there; of "share", those before the windows.
-    windows : of "share", those of rows and of columns.
+    windows : along rows and along columns; for weights "share" alone.
     """
 
     weights: str

@@ -1,5 +1,7 @@
 """Layers of other libraries that have no exact kernel, or not one of two inputs alone, and what to take."""
 
+from cntk_pipeline.errors import LayerError
+
 PAGE = "docs/networks.md#layers-that-are-refused"
 
 _BATCHES = "a kernel value would depend on the batches that both inputs are in: take LayerNorm()"
@@ -34,3 +36,13 @@ REFUSED = {
 def why_not(name: str) -> str:
     """Say why there is no layer of this name, one of `REFUSED`."""
     return f"there is no layer {name}, since {REFUSED[name]}. {PAGE} says more"
+
+
+class RefusedLayer(LayerError, AttributeError):
+    """A name of `REFUSED` was asked of the package `layers`, which has no such attribute."""
+
+
+def refused_import(name: str) -> RefusedLayer | None:
+    """Give the error of ``from cntk_pipeline.layers import LSTM``, by the full name of what would be a module."""
+    room, _, last = name.rpartition(".")
+    return RefusedLayer(why_not(last)) if room == __package__ and last in REFUSED else None

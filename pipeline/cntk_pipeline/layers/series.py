@@ -37,7 +37,7 @@ ACCURACY = 1e-5
 
 def _read_coefficients(name: str, values: object) -> tuple[float, ...]:
     if not isinstance(values, tuple | list) or not values:
-        raise LayerError(f"{name} needs a list of coefficients, that of the constant first, got {short_repr(values)}")
+        raise LayerError(f"{name} needs a list of coefficients, constant term first, got {short_repr(values)}")
     if len(values) > MOST_TERMS:
         raise LayerError(f"{name} takes at most {MOST_TERMS} coefficients, got {len(values)}")
     for value in values:
@@ -122,7 +122,7 @@ class Polynomial(Series):
 
     Parameters
     ----------
-    coefficients : that of the constant first.
+    coefficients : of the powers of x in rising order; the first is the constant term.
     """
 
     coefficients: tuple[float, ...]
@@ -151,7 +151,7 @@ class Hermite(Series):
 
     Parameters
     ----------
-    coefficients : that of the constant first.
+    coefficients : of the Hermite polynomials by rising degree; the first is the constant term.
     """
 
     coefficients: tuple[float, ...]

@@ -20,8 +20,9 @@ class Windows:
     window, stride, before : in positions; what lies outside the input is zero.
     count : windows, the size of the output.
     circular : positions outside are those at the other end instead.
-    part : of windows of two, which products of positions are averaged: "like" those of both first and of both second
-        ones, "unlike" the others, "" all. Of a window that is cut to one position, each part is half of all.
+    part : of windows of two, which products of a position of each image are averaged: "like" first with first and
+        second with second, "unlike" first with second, "" all four. Of a window that is cut to one position, each part
+        is half of all.
     """
 
     size: int

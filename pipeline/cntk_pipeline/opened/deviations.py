@@ -3,7 +3,7 @@
 import numpy as np
 
 from cntk_pipeline.inference.evidence import column_scales, kernel_scales
-from cntk_pipeline.opened.prediction import stored_coefficients
+from cntk_pipeline.opened.predict_in_memory import stored_coefficients
 from cntk_pipeline.opened.tiles import read_whole
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System

@@ -18,7 +18,7 @@ import numpy as np
 from cntk_pipeline.errors import ConfigError, NotComputed, StoreError
 from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import needs_test_kernel
-from cntk_pipeline.opened.predicted import joined, named_columns
+from cntk_pipeline.opened.columns import joined, named_columns
 from cntk_pipeline.opened.systems import find_readout, readout_names
 from cntk_pipeline.opened.tiles import Stored, next_step, require_stored_kernel
 from cntk_pipeline.rundir.directory import RunDirectory

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from cntk_pipeline.errors import ConfigError
-from cntk_pipeline.opened.predicted import joined, named_columns
-from cntk_pipeline.opened.predicting import Predictions
+from cntk_pipeline.opened.columns import joined, named_columns
+from cntk_pipeline.opened.predict_on_cluster import Predictions
 from cntk_pipeline.storage import StorePath, open_path
 
 

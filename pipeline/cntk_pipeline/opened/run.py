@@ -14,9 +14,9 @@ from cntk_pipeline.gram.tiles import kernel_group, test_group
 from cntk_pipeline.inference import RESULTS, asked_of, needs_test_kernel
 from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.layers import spelling
+from cntk_pipeline.opened.columns import predicted_of
 from cntk_pipeline.opened.description import describe
-from cntk_pipeline.opened.predicted import predicted_of
-from cntk_pipeline.opened.prediction import Say, on_stderr, predict_means
+from cntk_pipeline.opened.predict_in_memory import Say, on_stderr, predict_means
 from cntk_pipeline.opened.results import Inferred, read_result
 from cntk_pipeline.opened.systems import Readout, find_best, find_readout, find_system, readout_names
 from cntk_pipeline.opened.tables import Table

@@ -1,7 +1,7 @@
 """The packed part of a journal: receipts in blocks of numbers, a quarter of the bytes of their lines.
 
-A block is a line, JSON with its crc32c as that of a receipt, and behind it numbers, little endian, whose crc32c the
-line says. A damaged block is left out, as a damaged line is.
+A block is a line and numbers behind it. The line is JSON with its own crc32c, like the line of a receipt, and has the
+crc32c of the numbers, which are little endian. A damaged block is left out, as a damaged line is.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
 """Signatures of this user, by a key that nobody else can read.
 
 A record of a directory counts as written by this user if it carries such a signature. The key is made at the first
-signing, in the user's own configuration: every machine that shares the home knows it, and so does one that the file was
-copied to. Signatures have advantages over a list of accepted records: no list grows, drivers that sign at the same time
-do not meet, and a run directory that is moved, copied or put into a bucket keeps its signatures.
+signing, in the user's own configuration: every machine that shares the home directory knows it, and every machine to
+which the user copied the key. Signatures have advantages over a list of accepted records: no list grows, drivers that
+sign at the same time do not meet, and a run directory that is moved, copied or put into a bucket keeps its signatures.
 """
 
 import contextlib

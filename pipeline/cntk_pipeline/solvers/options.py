@@ -99,8 +99,8 @@ class CentresOptions(Section):
     ----------
     centres : number of the centres, m: training images whose columns of the kernel are computed, and no others.
     centre_choice : "first" takes the first training images; "random" draws them, and the run stores them first.
-        "rpcholesky" draws those that say most of all others, from the kernel of the first read-out: by randomly pivoted
-        Cholesky, in ten blocks of columns or more.
+        "rpcholesky" draws the images that tell most about all others, from the kernel of the first read-out: by
+        randomly pivoted Cholesky, in ten blocks of columns or more.
     centre_seed : of the draw; 0 by default.
     centres_tolerance : of "rpcholesky": no more centres are drawn once the relative trace error of the kernel that they
         stand for is this small. ``centres`` is the largest number then.

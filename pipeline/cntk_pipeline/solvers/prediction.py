@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import with_config
 
-from cntk_pipeline.models import STRICT, Json, NotNegative, Share
+from cntk_pipeline.models import STRICT, Fraction, Json, NotNegative
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Job, Owner, Place
 from cntk_pipeline.rundir.specification import AGAIN
@@ -30,12 +30,12 @@ class MetricsRecord:
     classification has its accuracy alone. ``relative_residual`` is ``||(K + ridge I) alpha - Y|| / ||Y||``.
     """
 
-    accuracy: Share | None
+    accuracy: Fraction | None
     relative_residual: NotNegative
     smallest_pivot: float | None = None
     largest_pivot: float | None = None
     squared_error: NotNegative | None = None
-    exact_match: Share | None = None
+    exact_match: Fraction | None = None
     r2: float | None = None
     r2_of_targets: tuple[float, ...] | None = None
 

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import with_config
 
 from cntk_pipeline.datasets import one_hot_targets
-from cntk_pipeline.models import STRICT, Json, NotNegative, Share
+from cntk_pipeline.models import STRICT, Fraction, Json, NotNegative
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.storage.tiled_array import Array
 
@@ -36,8 +36,8 @@ class Scores:
     """
 
     squared_error: NotNegative | None
-    accuracy: Share | None = None
-    exact_match: Share | None = None
+    accuracy: Fraction | None = None
+    exact_match: Fraction | None = None
     r2: float | None = None
     r2_of_targets: tuple[float, ...] | None = None
 

@@ -10,7 +10,7 @@ from pydantic import with_config
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import CorruptTile, NotPositiveDefinite, StoreError
 from cntk_pipeline.gram.tiles import compute_train_pairs, compute_train_tile
-from cntk_pipeline.models import STRICT, Json, Share, TaskName
+from cntk_pipeline.models import STRICT, Fraction, Json, TaskName
 from cntk_pipeline.regression.arguments import AUTO_RIDGES, MEASURED_RIDGES
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.owners import Place
@@ -62,7 +62,7 @@ class RidgeChoice:
     ridges: tuple[float, ...]
     absolute_ridges: tuple[float, ...]
     squared_error: tuple[float | None, ...]
-    accuracy: tuple[Share | None, ...]
+    accuracy: tuple[Fraction | None, ...]
     chosen: float
     r2: tuple[float | None, ...] | None = None
     log_evidence: tuple[float | None, ...] | None = None

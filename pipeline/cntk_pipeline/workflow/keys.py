@@ -127,6 +127,15 @@ _OF_KINDS = {
 }
 """The keys of the kinds, by the table that they are in."""
 
+_NAMED: dict[tuple[str, str], Mapping[str, object]] = {
+    ("data", "source"): DATASETS,
+    ("network", "preset"): PRESETS,
+    ("kernel", "engine"): ENGINES,
+    ("solve", "solver"): SOLVERS,
+    ("cluster", "kind"): CLUSTERS,
+}
+"""The keys whose value is a name in a table of the package."""
+
 
 def _of_model(section: str, kind: str, model: type[BaseModel]) -> KeyTable:
     """List the keys of a pydantic model."""
@@ -134,7 +143,9 @@ def _of_model(section: str, kind: str, model: type[BaseModel]) -> KeyTable:
     keys = [
         Key(
             name,
-            _words(schema["properties"][name], schema.get("$defs", {})),
+            _words({"enum": list(_NAMED[section, name])}, {})
+            if (section, name) in _NAMED
+            else _words(schema["properties"][name], schema.get("$defs", {})),
             "required" if field.is_required() else _toml(field.get_default(call_default_factory=True)),
             described.get(name, ""),
         )

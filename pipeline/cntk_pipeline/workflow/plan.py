@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from cntk_pipeline.clusters.memory import PROCESS_BYTES, kernel_task_bytes
+from cntk_pipeline.clusters.memory import PROCESS_BYTES
 from cntk_pipeline.config import SolveConfig
 from cntk_pipeline.datasets import Contents
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
+from cntk_pipeline.gram.memory import kernel_task_bytes
 from cntk_pipeline.gram.pivots import forecast_pivots
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.rundir.specification import EngineRecord

@@ -516,7 +516,7 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
         if metrics_address is not None:
             view.say(f"metrics of the driver at {metrics_address}")
             if not is_loopback((config.cluster.metrics or "").rpartition(":")[0]):
-                view.say("warning: whoever reaches this host can read cluster.metrics; 127.0.0.1 keeps them to it")
+                view.say("warning: all who reach this host can read cluster.metrics; 127.0.0.1 keeps them to it")
         require_fitting_tasks(run, config, executor.memory())
         nodes = gram.node_counts(run)
         gram.kernel_group(run).create()

@@ -83,11 +83,9 @@ def require_encrypted(address: str, config: ClusterConfig) -> tuple[str, ...]:
         return ()
     host = rest.rpartition(":")[0]
     if is_loopback(host):
-        return (
-            f"the scheduler at {address} is not encrypted: whoever has an account on this machine can run code in it",
-        )
+        return (f"the scheduler at {address} is not encrypted: all users of this machine can run code in it",)
     raise ConfigError(
-        f"the scheduler at {address} is not encrypted, and whoever reaches it can run code in it. Start it with "
+        f"the scheduler at {address} is not encrypted, and everybody who reaches it can run code in it. Start it with "
         'certificates and give address = "tls://..." with tls_ca_file, tls_cert and tls_key; or, in a network where '
         "you trust everybody, set cluster.tls = false"
     )

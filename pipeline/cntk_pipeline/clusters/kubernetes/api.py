@@ -54,6 +54,6 @@ def explained() -> Iterator[None]:
         raise WorkersLost(f"the Kubernetes API server does not answer: {type(error).__name__}: {error}") from error
     except (kr8s.NotFoundError, kr8s.ServerError, ValueError) as error:
         raise ConfigError(
-            f"the Kubernetes API server refuses: {error}. The Dask operator must be installed, and whoever asks be "
+            f"the Kubernetes API server refuses: {error}. The Dask operator must be installed, and the user be "
             "allowed to: deploy/kubernetes/access.yaml"
         ) from error

@@ -21,9 +21,9 @@ from cntk_pipeline.clusters.dask.dashboard import dashboard_warnings
 from cntk_pipeline.clusters.dask.executor import ExecutorTraits, client_within, prepared
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.slurm.asking import ask
+from cntk_pipeline.clusters.slurm.job_steps import CLOSE_SECONDS, NodeShare, WorkerSteps
 from cntk_pipeline.clusters.slurm.jobs import open_jobs
 from cntk_pipeline.clusters.slurm.options import SlurmOptions, drain_seconds
-from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS, NodeShare, WorkerSteps
 from cntk_pipeline.clusters.slurm.workers import (
     FIRST_WORKER_SECONDS,
     INHERITED,

@@ -27,8 +27,8 @@ from cntk_pipeline.clusters.dask.scaling import Scalable, Scaling, bounds
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.slurm.asking import ask
 from cntk_pipeline.clusters.slurm.directives import WORKER_LOG, require_jobs_of_workers, worker_options
+from cntk_pipeline.clusters.slurm.job_steps import CLOSE_SECONDS
 from cntk_pipeline.clusters.slurm.options import SlurmOptions, drain_seconds
-from cntk_pipeline.clusters.slurm.steps import CLOSE_SECONDS
 from cntk_pipeline.clusters.slurm.submitter import job_status
 from cntk_pipeline.clusters.slurm.workers import (
     INHERITED,

@@ -85,7 +85,7 @@ class LearningCurve(Display):
 
     @property
     def drawn(self) -> tuple[Curve, ...]:
-        """The curves in the figure: those of the smallest errors at the largest size that was asked for."""
+        """The curves in the figure: the ones with the smallest errors at the largest size."""
         best = sorted(self.curves, key=lambda curve: curve.errors[-1])[:DRAWN]
         return tuple(curve for curve in self.curves if curve in best)
 

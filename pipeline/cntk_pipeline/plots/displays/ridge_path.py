@@ -105,7 +105,7 @@ class RidgePath(Display):
 
     @property
     def drawn(self) -> tuple[ReadoutPath, ...]:
-        """The paths in the figure: those of the smallest errors."""
+        """The paths in the figure: the ones with the smallest errors."""
         best = sorted(self.paths, key=_smallest)[:DRAWN]
         return tuple(path for path in self.paths if path in best)
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from cntk_pipeline.clusters import WorkerMemory
-from cntk_pipeline.clusters.memory import TileNeed, kernel_task_bytes
+from cntk_pipeline.clusters.memory import TileNeed
 from cntk_pipeline.clusters.table import cluster_of, current_job
 from cntk_pipeline.clusters.trust import Trusted, read_trusted
 from cntk_pipeline.datasets.unlabelled import Unlabelled
@@ -20,10 +20,11 @@ from cntk_pipeline.driver.timing import PhaseClock
 from cntk_pipeline.errors import CorruptTile, StoreError
 from cntk_pipeline.gram import tiles as gram
 from cntk_pipeline.gram.engines import load_code
+from cntk_pipeline.gram.memory import kernel_task_bytes
+from cntk_pipeline.opened.columns import predicted_of
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.new_images import NewImages
-from cntk_pipeline.opened.predicted import predicted_of
-from cntk_pipeline.opened.prediction import cost_line, first_cost, require_engine, stored_coefficients
+from cntk_pipeline.opened.predict_in_memory import cost_line, first_cost, require_engine, stored_coefficients
 from cntk_pipeline.opened.systems import Readout, find_readout, find_system
 from cntk_pipeline.opened.tiles import Stored, require_whole
 from cntk_pipeline.rundir import lease
@@ -122,8 +123,8 @@ def predict_images(
         view.say(f"warning: {note}")
     trusted = read_trusted(run, trust=question.trust)
     digest = images.digest()
-    there = _find(run, digest, system.readout)
-    if there is not None and _is_whole(there, system, question):
+    directory = _find(run, digest, system.readout)
+    if directory is not None and _is_whole(directory, system, question):
         view.say("these images are predicted already: nothing is computed")
     else:
         if trusted.code is not None:
@@ -134,8 +135,8 @@ def predict_images(
         seconds = first_cost(engine, images[: engine.lane_width], pairs).seconds_left(pairs) or 0.0
         slots = cluster_of(trusted.config.cluster).slots(trusted.config.cluster)
         view.say(cost_line(len(images), columns, seconds / slots, slots))
-        there = _compute(run, digest, images, system, question, trusted, view, stop)
-    return _read(run, there, images, system, question)
+        directory = _compute(run, digest, images, system, question, trusted, view, stop)
+    return _read(run, directory, images, system, question)
 
 
 def _find(run: RunDirectory, digest: str, readout: str) -> PredictionDirectory | None:
@@ -145,18 +146,18 @@ def _find(run: RunDirectory, digest: str, readout: str) -> PredictionDirectory |
         return None
 
 
-def _arrays(there: PredictionDirectory, system: System, question: Question) -> list[Stored]:
+def _arrays(directory: PredictionDirectory, system: System, question: Question) -> list[Stored]:
     """Describe the asked results: the mean, and the variance where a deviation is asked for."""
-    found = [Stored.of(tasks.mean_group(there, system), "mean")]
+    found = [Stored.of(tasks.mean_group(directory, system), "mean")]
     if question.std:
-        found.append(Stored.of(tasks.variance_products(there, system)[-1].group(there), "variance"))
+        found.append(Stored.of(tasks.variance_products(directory, system)[-1].group(directory), "variance"))
     return found
 
 
-def _is_whole(there: PredictionDirectory, system: System, question: Question) -> bool:
+def _is_whole(directory: PredictionDirectory, system: System, question: Question) -> bool:
     """Tell whether all asked results are there, by their names; they are checked when they are read."""
     try:
-        for stored in _arrays(there, system, question):
+        for stored in _arrays(directory, system, question):
             TiledArray(open_path(stored.place))
             done, total = stored.count()
             if done < total:
@@ -181,14 +182,14 @@ def _compute(
     earlier = find_request(run)
     with store_explained(run.path, None), lease.hold(run.lease_path, current_job()) as held:
         record = ImagesRecord(len(images), images.given.origin)
-        there = PredictionDirectory.begin(run, digest, system.readout, record)
-        for path in tasks.mend(there):
+        directory = PredictionDirectory.begin(run, digest, system.readout, record)
+        for path in tasks.mend(directory):
             view.say(f"{path} was gone or damaged: written anew")
-        _store_images(there, images, view)
-        prepare = partial(prepare_worker, str(there.path.absolute()), library_versions(), trusted.code)
+        _store_images(directory, images, view)
+        prepare = partial(prepare_worker, str(directory.path.absolute()), library_versions(), trusted.code)
         cluster = trusted.config.cluster
         with (
-            recording(there),
+            recording(directory),
             obeying_requests(run, stop, view.say, earlier),
             cluster_of(cluster).executor(cluster, prepare, stop) as executor,
             executor.watched(),
@@ -196,18 +197,18 @@ def _compute(
             view.say(f"computing on {executor.describe()}")
             for line in executor.warnings:
                 view.say(f"warning: {line}")
-            _require_room(there, executor.memory())
-            tasks.kernel_group(there).create()
-            clock = PhaseClock(there, lambda: executor.slots)
-            board = Board.shown_by(executor, str(there.path))
-            phases = Phases(there, executor, view, clock, board, stop, False, held, None)
+            _require_room(directory, executor.memory())
+            tasks.kernel_group(directory).create()
+            clock = PhaseClock(directory, lambda: executor.slots)
+            board = Board.shown_by(executor, str(directory.path))
+            phases = Phases(directory, executor, view, clock, board, stop, False, held, None)
             try:
                 _run_phases(phases, run, system, question)
             finally:
                 clock.end()
                 forget_tiles()
-                there.journal.close()
-    return there
+                directory.journal.close()
+    return directory
 
 
 def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Question) -> None:
@@ -218,11 +219,11 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     CorruptTile
         If a tile of the run itself is damaged.
     """
-    there = phases.run
-    assert isinstance(there, PredictionDirectory)
+    directory = phases.run
+    assert isinstance(directory, PredictionDirectory)
     for _ in range(2):
         outcome = Outcome()
-        for phase, jobs in _phases(there, system, question):
+        for phase, jobs in _phases(directory, system, question):
             if not outcome.failed:
                 outcome = phases.run_jobs(phase, jobs)
         damaged = outcome.damaged
@@ -237,36 +238,36 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Que
     outcome.require()
 
 
-def _phases(there: PredictionDirectory, system: System, question: Question) -> list[tuple[str, Sequence[Job]]]:
-    tasks.mean_group(there, system).create()
+def _phases(directory: PredictionDirectory, system: System, question: Question) -> list[tuple[str, Sequence[Job]]]:
+    tasks.mean_group(directory, system).create()
     found: list[tuple[str, Sequence[Job]]] = [
-        ("kernel", tasks.kernel_jobs(there, gram.node_counts(there))),
-        ("predict", tasks.mean_jobs(there, system)),
+        ("kernel", tasks.kernel_jobs(directory, gram.node_counts(directory))),
+        ("predict", tasks.mean_jobs(directory, system)),
     ]
     if question.std:
-        for product in tasks.variance_products(there, system):
-            product.create(there)
-        found.append(("deviation", tasks.variance_jobs(there, system)))
+        for product in tasks.variance_products(directory, system):
+            product.create(directory)
+        found.append(("deviation", tasks.variance_jobs(directory, system)))
     return found
 
 
-def _store_images(there: PredictionDirectory, images: NewImages, view: View) -> None:
+def _store_images(directory: PredictionDirectory, images: NewImages, view: View) -> None:
     """Store the images; where they are stored already, damaged parts are written anew."""
-    if not there.has_inputs():
-        there.stored_data.write({"test_images": images})
+    if not directory.has_inputs():
+        directory.stored_data.write({"test_images": images})
         return
-    damaged = there.stored_data.damaged()
+    damaged = directory.stored_data.damaged()
     if damaged:
-        there.stored_data.write_again({"test_images": images})
+        directory.stored_data.write_again({"test_images": images})
         for path in damaged:
-            view.say(f"{path} was gone or damaged: written anew from {there.images.origin}")
+            view.say(f"{path} was gone or damaged: written anew from {directory.images.origin}")
 
 
-def _require_room(there: PredictionDirectory, memory: WorkerMemory | None) -> None:
+def _require_room(directory: PredictionDirectory, memory: WorkerMemory | None) -> None:
     """Refuse tiles that the workers have no memory for, with a `ConfigError`."""
     if memory is not None:
-        engine = gram.engine_of(there)
-        nodes, tile = gram.node_counts(there), there.specification.tile
+        engine = gram.engine_of(directory)
+        nodes, tile = gram.node_counts(directory), directory.specification.tile
 
         def task_bytes(tile: int) -> int:
             return kernel_task_bytes(engine, tile, nodes)
@@ -275,12 +276,13 @@ def _require_room(there: PredictionDirectory, memory: WorkerMemory | None) -> No
 
 
 def _read(
-    run: RunDirectory, there: PredictionDirectory, images: NewImages, system: System, question: Question
+    run: RunDirectory, directory: PredictionDirectory, images: NewImages, system: System, question: Question
 ) -> Predictions:
     """Read the results, checked."""
     try:
         scores, *variances = (
-            np.asarray(stored.lazy().compute(scheduler="synchronous")) for stored in _arrays(there, system, question)
+            np.asarray(stored.lazy().compute(scheduler="synchronous"))
+            for stored in _arrays(directory, system, question)
         )
     except CorruptTile as error:
         raise CorruptTile(
@@ -288,8 +290,8 @@ def _read(
         ) from None
     if np.isnan(scores).any():
         raise StoreError(
-            f"{there.path}: predictions vanished while they were read: the same command computes them again"
+            f"{directory.path}: predictions vanished while they were read: the same command computes them again"
         )
-    data = there.specification.data
+    data = directory.specification.data
     std = deviations_of(variances[0], deviation_factors(run, system)) if variances else None
     return Predictions(tuple(images.given.names), data, scores, std)

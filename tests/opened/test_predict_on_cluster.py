@@ -32,7 +32,7 @@ from cntk_pipeline.estimators import KernelRegressor
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import new_images, open_run
 from cntk_pipeline.opened.output import columns_of, require_output, write_predictions
-from cntk_pipeline.opened.predicting import Predictions, Question, predict_images
+from cntk_pipeline.opened.predict_on_cluster import Predictions, Question, predict_images
 from cntk_pipeline.regression import gp_posterior
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory

@@ -16,7 +16,7 @@ from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, DataError, Interrupted, NotComputed, SpecificationMismatch, StoreError
 from cntk_pipeline.kernels import CpuEngine
 from cntk_pipeline.layers import presets
-from cntk_pipeline.opened import open_run, prediction
+from cntk_pipeline.opened import open_run, predict_in_memory
 from cntk_pipeline.regression import gp_posterior
 from cntk_pipeline.regression.probabilities import fit_probabilities
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -76,7 +76,7 @@ def test_blocks_do_not_change_a_bit(
     run = open_run(run_small(readouts=ONE).path)
     images = np.concatenate([source["x_test"], source["x_train"]])
     whole = run.decision_function(images, say=None)
-    monkeypatch.setattr(prediction, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(predict_in_memory, "BLOCK_BYTES", block_bytes)
     np.testing.assert_array_equal(run.decision_function(images, say=None), whole)
 
 
@@ -147,8 +147,8 @@ def test_the_cost_is_said_first(run_small: Run, source: dict, capsys: pytest.Cap
     with pytest.raises(ConfigError, match="say must be a function that takes a line, or None for no line, got True"):
         run.predict(source["x_test"], say=True)  # type: ignore[arg-type]
     assert lines == [said.rstrip("\n")]
-    assert prediction.cost_line(1000, 50_000, 3725.0, 2).endswith("about 1:02:05 (h:mm:ss) on 2 cores")
-    assert prediction.cost_line(1000, 50_000, 3725.0, 1).endswith(" on 1 core")
+    assert predict_in_memory.cost_line(1000, 50_000, 3725.0, 2).endswith("about 1:02:05 (h:mm:ss) on 2 cores")
+    assert predict_in_memory.cost_line(1000, 50_000, 3725.0, 1).endswith(" on 1 core")
 
 
 def test_images_unlike_those_of_the_run_are_refused(run_small: Run, source: dict) -> None:
