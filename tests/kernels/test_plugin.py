@@ -296,7 +296,7 @@ def test_a_package_that_changed_since_it_was_imported_is_refused(tmp_path, monke
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Write files of a package that can be imported; return its name."""
-    name = f"cntk_{uuid.uuid4().hex[:16]}"  # a folder that pytest has removed may have its name again, a package may not
+    name = f"cntk_{uuid.uuid4().hex[:16]}"  # pytest may name a folder as one that it has removed
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(**files):
