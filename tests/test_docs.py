@@ -6,6 +6,7 @@ import io
 import json
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import zarr
 import zarr.storage
 from support.adding import hunks_of
 from support.problems import Recorder
+from typer.testing import CliRunner
 
 from cntk_pipeline.cli.main import app
 from cntk_pipeline.clusters import CLUSTERS
@@ -71,6 +73,18 @@ def test_the_layer_that_is_shown_is_the_one_that_exists() -> None:
     assert {hunk.file for hunk in hunks} == tables | {"tests/twin/pointwise.py"}
     for hunk in hunks:
         assert (ROOT / hunk.file).read_text().count(hunk.new) == 1, hunk
+
+
+def test_the_readme_begins_with_the_installation_and_three_lines_of_python() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    (install, first), *_ = re.findall(r"(?ms)^```\n(pip install [^\n]*)\n```\n\n```python\n(.*?)```", text)
+    assert text.index("```") == text.index(f"```\n{install}")  # no block stands before them
+    code = [line for line in first.splitlines() if line and not line.startswith(("from ", "import "))]
+    assert len(code) == 3
+    assert "KernelClassifier(" in code[1]
+    for term in ("read-out", "CNTK-V", "CNTK-GAP"):  # defined where it first occurs
+        assert f"*{term}*" in text[: text.index(term) + len(term) + 1], term
 
 
 @pytest.mark.slow
@@ -193,6 +207,24 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_the_page_of_the_workflow_is_what_its_script_prints() -> None:
     page = runpy.run_path(str(DOCS / "make_workflow_page.py"))["page"]
     assert (DOCS / "workflow.md").read_text() == page(), "python docs/make_workflow_page.py > docs/workflow.md"
+
+
+def test_the_first_workflow_of_its_page_prints_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "workflow.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    for name, content in re.findall(r"`(\w+\.toml)`[^`]*?:\n\n```toml\n(.*?)```", text, re.DOTALL):
+        Path(name).write_text(content)
+    shown = "".join(re.findall(r"(?ms)^```\n(\$ .*?)^```", text))
+    commands = [block.splitlines() for block in shown.split("$ cntk ")[1:]]
+    assert [lines[0].split()[0] for lines in commands] == ["plan", "run", "run", "plan"]
+    for command, *lines in commands:
+        done = CliRunner().invoke(app, shlex.split(command))
+        assert done.exit_code == 0, done.output
+        # The time of a pair and the last digits of a residual depend on the machine.
+        varying = r"[\d.]+ \w+ a pair|[\d.]+e-\d+$"
+        printed = re.sub(varying, "#", done.output, flags=re.MULTILINE)
+        for line in lines:
+            assert line == "..." or re.sub(varying, "#", line) in printed.splitlines(), printed
 
 
 def test_every_key_of_a_workflow_has_a_type_and_a_meaning() -> None:

@@ -32,8 +32,8 @@ Cntk = Callable[..., tuple[int, str, str]]
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 VISIBLE = sorted(name for name, command in COMMANDS.items() if not command.hidden)
 WITH_FILE = ["network", "plan", "run", "submit"]
-WITH_RUN = ["cancel", "drive", "inspect", "report", "resume", "status", "verify"]
-WITH_MORE = ["compare", "export", "init", "predict"]
+WITH_RUN = ["cancel", "drive", "export", "inspect", "report", "resume", "status", "verify"]
+WITH_MORE = ["compare", "init", "predict"]
 """Commands that need more than a run, or other things."""
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -475,6 +476,44 @@ def test_the_commands_tell_where_a_run_is(tmp_path: Path) -> None:
     assert said.stdout.splitlines()[1:] == ["it is complete"], said.stdout + said.stderr
     assert cntk("cancel", "nowhere", cwd=tmp_path).returncode == 2
     assert "no cluster is called" in cntk("submit", "w.toml", "--cluster", "nowhere", cwd=tmp_path).stderr
+
+
+@pytest.mark.usefixtures("ended")
+def test_submit_and_status_print_the_address_of_the_dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cntk_pipeline.cli import driving
+
+    monkeypatch.setattr(driving, "START_SECONDS", PATIENCE_SECONDS)
+    tables = workflow(tmp_path / "run", depth=1000).model_dump(mode="json", exclude_defaults=True)  # takes long enough
+    (tmp_path / "w.toml").write_text(toml(tables))
+    said = CliRunner().invoke(app, ["submit", str(tmp_path / "w.toml")])
+    assert said.exit_code == 0, said.output
+    (address,) = re.findall(r"(?m)^dashboard: (http://127\.0\.0\.1:\d+/cntk)$", said.output)
+    assert f", dashboard {address}\n" in cntk("status", "run", cwd=tmp_path).stdout
+    with urllib.request.urlopen(address, timeout=60) as page:
+        assert str(tmp_path / "run") in page.read().decode()
+
+
+def test_where_the_driver_is_elsewhere_or_slow_the_command_is_named_that_has_the_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cntk_pipeline.cli import driving
+
+    monkeypatch.setattr(driving, "START_SECONDS", 0.0)
+    for kind in ("local", "slurm"):
+        driving.say_how_to_follow(begun_run(tmp_path / kind), submission(kind, "1"), ClusterConfig(kind=kind))
+        later = f"the address of its dashboard, as soon as it has its workers: cntk status {tmp_path / kind}"
+        assert capsys.readouterr().out.splitlines()[1:] == [later]
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_driver_without_a_dashboard_ends_the_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cntk_pipeline.cli import driving
+
+    config = workflow(tmp_path / "run", "serial")
+    run, handed = handover.submit(config, Recorder())
+    driving.say_how_to_follow(run, handed, config.cluster)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["watch it with"]
+    wait_until(lambda: read_ending(run) is not None, "the driver's end")
 
 
 def test_watching_a_run_that_nobody_drives_ends_and_says_what_was_said_last(

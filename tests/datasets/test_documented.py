@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from support.formats import write_formats
 
-from cntk_pipeline.datasets import DATASETS, make_loader
+from cntk_pipeline.config.problem import DataConfig
+from cntk_pipeline.datasets import DATASETS, make_loader, select
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 ROWS = [line.split(" | ")[1] for line in DOCS.read_text().splitlines() if "`source = " in line and line.startswith("|")]
@@ -26,7 +27,11 @@ def files(tmp_path, write_binary):
 def test_the_example_of_a_format_is_read(files, monkeypatch, example):
     monkeypatch.chdir(files)
     keys = tomllib.loads(example)
-    data = make_loader(keys.pop("source"), keys).load()
+    table = DataConfig.model_validate(keys)
+    data = make_loader(table.source, table.options | {"path": table.path, "task": table.task}).load()
+    if table.train is not None:
+        data = select(data, table.train, table.test, table.train_blocks)
+        assert len(data.train) == table.train
     assert len(data.train) >= 2
     if keys.get("target") == "price" or keys.get("path") == "diabetes":
         assert data.task == "regression"

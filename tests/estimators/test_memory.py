@@ -12,6 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from threadpoolctl import threadpool_limits
 
 from cntk_pipeline import kernel_matrices, kernel_matrix
 from cntk_pipeline.errors import DataError, LayerError, SpecificationMismatch, StoreError
@@ -61,7 +62,6 @@ def entries(passes: list[tuple[int, int]]) -> int:
 
 @pytest.mark.slow
 def test_a_search_computes_each_entry_once(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
-    # One value for each pair, depth and kind: more samples change the number alone. 1,500 took two minutes.
     x, y, once = DIGITS[:300], LABELS[:300], 4 * 2 * 300 * 301 // 2
     grid = {"network": NETWORKS, "kind": ["ntk", "nngp"], "ridge": RIDGES}
     search = GridSearchCV(KernelClassifier(NETWORKS[0], memory=tmp_path), grid, cv=5).fit(x, y)
@@ -69,6 +69,19 @@ def test_a_search_computes_each_entry_once(tmp_path: Path, passes: list[tuple[in
     assert search.best_score_ > 0.93
     cross_val_score(search.best_estimator_, x, y, cv=3)  # other folds of the same samples
     assert entries(passes) == once
+
+
+@pytest.mark.slow
+def test_a_search_over_1500_digits_computes_each_entry_once_and_in_one_pass(
+    tmp_path: Path, passes: list[tuple[int, int]]
+) -> None:
+    x, y = DIGITS[:1500], LABELS[:1500]
+    fill_memory(tmp_path, NETWORKS, x)
+    grid = {"network": NETWORKS, "kind": ["ntk", "nngp"], "ridge": RIDGES}
+    with threadpool_limits(1):  # two hundred small factorisations, whose threads would wait for other tests
+        search = GridSearchCV(KernelClassifier(NETWORKS[0], memory=tmp_path), grid, cv=5).fit(x, y)
+    assert passes == [(4 * 2, 1500 * 1501 // 2)]
+    assert search.best_score_ > 0.95
 
 
 def test_one_pass_fills_a_memory_for_all_depths_kinds_and_ridges(tmp_path: Path, passes: list[tuple[int, int]]) -> None:

@@ -1,7 +1,10 @@
 """A workflow is run from scripts, threads and event loops, with arrays in memory, as the command runs it."""
 
 import asyncio
+import contextlib
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -209,6 +212,33 @@ def test_lines_are_shown_where_there_is_no_terminal(
     assert "kernel: 10/10 tiles" in shown
     cntk_pipeline.run(TABLES, data=arrays, store__path=tmp_path / "silent", progress=False)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_a_script_in_a_terminal_shows_a_bar_for_each_phase(tmp_path: Path, small_npz: Path) -> None:
+    (tmp_path / "script.py").write_text(f"""
+import cntk_pipeline
+tables = {TABLES!r} | {{"data": {{"source": "npz", "path": {str(small_npz)!r}}}}}
+cntk_pipeline.run(tables, store__path="run")
+""")
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    environment |= {"TERM": "xterm", "COLUMNS": "100"}
+    ours, terminal = pty.openpty()
+    script = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, env=environment
+    )
+    os.close(terminal)
+    shown = bytearray()
+    with contextlib.suppress(OSError):  # which the system raises where nobody has the terminal open any more
+        while piece := os.read(ours, 2**16):
+            shown += piece
+    os.close(ours)
+    assert script.wait(240) == 0, shown.decode()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert re.search(r"(?m)^kernel +━+ +10/10 .*took ", text)
+    assert re.search(r"(?m)^solve +━+ +(\d+)/\1 .*took ", text)
+    assert b"\x1b[1A" in shown  # a bar is drawn over the one before
+    assert "10/10 tiles" not in text
 
 
 @pytest.mark.slow

@@ -20,8 +20,9 @@ from cntk_pipeline.cli import main as cli
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, CorruptTile, Interrupted, NotComputed, StoreError
 from cntk_pipeline.opened import open_run
-from cntk_pipeline.opened.export import plan_export, require_folder, write_export
+from cntk_pipeline.opened.export import folder_beside, plan_export, require_folder, write_export
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.storage import open_path
 from cntk_pipeline.workflow import run as runs
 
 Run = Callable[..., RunDirectory]
@@ -57,6 +58,30 @@ def test_npz_holds_whole_kernels_predictions_and_labels(run_small: Run, tmp_path
     entries = TRAIN**2 + TEST * TRAIN + TRAIN + TEST + TEST**2
     assert f"about {4 * 4 * entries + 8 * 8 * TEST * 3:,} bytes are written" in done.output
     assert [file.name for file in tmp_path.iterdir() if "partial" in file.name] == []
+
+
+@pytest.mark.parametrize("place", ["run", "run/", "."])
+def test_without_a_folder_the_files_lie_beside_the_run(
+    run_small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    directory = run_small(readouts={"poolings": ["gap"], "kinds": ["ntk"]})
+    inside = sorted(directory.path.rglob("*"))
+    monkeypatch.chdir(directory.path if place == "." else tmp_path)
+    for form in ("npz", "csv"):
+        done = cntk("export", place, "--format", form)
+        assert done.exit_code == 0, done.exception
+        assert f"the files lie in {tmp_path / f'run-{form}'}" in done.output.replace("\n", "")
+        assert (tmp_path / f"run-{form}/metrics.json").is_file()
+    assert sorted(directory.path.rglob("*")) == inside
+    again = cntk("export", place)
+    assert isinstance(again.exception, ConfigError)
+    assert f"--out {tmp_path / 'run-npz'}: there is something already; give a new or an empty folder" in str(
+        again.exception
+    )
+
+
+def test_the_folder_of_a_run_in_a_bucket_lies_here() -> None:
+    assert folder_beside(open_path("s3://bucket/runs/small"), "csv") == "small-csv"
 
 
 def test_csv_holds_predictions_and_kernels_only_where_asked(run_small: Run, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from support.scripts import load_script
 
 from cntk_pipeline import kernel_matrices
 
-SCRIPT = Path(__file__).parents[2] / "workflows" / "uci" / "uci.py"
+FOLDER = Path(__file__).parents[2] / "workflows"
+SCRIPT = FOLDER / "uci" / "uci.py"
+RESULTS = FOLDER / "uci" / "uci90.csv"
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +64,43 @@ def test_tables_with_folds_are_read(uci: ModuleType, tmp_path: Path) -> None:
     assert (table.name, table.choice[1].tolist(), table.folds[3][1].tolist()) == ("small", [4, 5, 6, 7], [3, 4, 5])
 
 
-def test_the_script_compares_all_methods_on_scikit_learn_s_tables(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--most-rows", "160", "--out", str(tmp_path / "scores.csv")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=280, check=True).stdout
-    assert "1 tables in" in said
-    header, row = (tmp_path / "scores.csv").read_text().splitlines()
-    assert header == 'table,"NTK, SVM","NTK, ridge","RBF, SVM",random forest'
-    name, *scores = row.split(",")
-    assert name == "iris"
-    assert all(float(score) > 0.85 for score in scores)
+def test_the_script_compares_all_methods_on_scikit_learn_s_tables_and_goes_on_after_a_stop(
+    uci: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores.csv"
+    arguments = [str(SCRIPT), "--most-rows", "160", "--out", str(out)]
+    said = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=280, check=True).stdout
+    assert "1 tables, 1 of them in" in said
+    header, row = out.read_text().splitlines()
+    assert header == 'table,rows,features,seconds,"NTK, SVM","NTK, ridge","RBF, SVM",random forest'
+    name, *values = row.split(",")
+    assert (name, values[:2]) == ("iris", ["150", "4"])
+    assert all(float(score) > 0.85 for score in values[3:])
+    monkeypatch.setattr(sys, "argv", arguments)
+    other = uci.Scored(3, 2, 1.0, dict.fromkeys(uci.METHODS, 1.0))
+    uci.write_scores(out, uci.read_scores(out) | {"other": other})
+    before = out.read_text()
+    uci.main()
+    again = capsys.readouterr().out
+    assert "1 tables, 0 of them in" in again
+    assert said.splitlines()[-4:] == again.splitlines()[-4:]
+    assert out.read_text() == before
+    uci.write_scores(out, {"iris": other})
+    with pytest.raises(SystemExit, match="iris is of another size there; give another file"):
+        uci.main()
+    out.write_text("name,score\n")
+    with pytest.raises(SystemExit, match="expected the columns table, rows, features, seconds, NTK, SVM"):
+        uci.main()
+    assert out.read_text() == "name,score\n"
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="the scores of the paper's tables are not in the repository")
+def test_the_figures_of_the_pages_are_those_of_the_file_of_scores(uci: ModuleType) -> None:
+    scores = uci.read_scores(RESULTS)
+    assert len(scores) == 90
+    page = (SCRIPT.parent / "README.md").read_text()
+    for method, row in uci.summarise(uci.accuracies_of(scores)).items():
+        pma = f"{row.pma:.2%} +- {100 * row.pma_deviation:.2f}"
+        line = f"| {method} | {row.accuracy:.2%} | {row.rank:.2f} | {row.p90:.1%} | {row.p95:.1%} | {pma} |"
+        assert line in page
+        assert f"{row.accuracy:.2%}" in (FOLDER.parent / "docs" / "measured.md").read_text()

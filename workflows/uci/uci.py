@@ -1,7 +1,10 @@
 """Small tables, as in Arora et al. 2020 (arXiv:1910.01663): the NTK beside a random forest and an RBF kernel.
 
     python workflows/uci/uci.py                         # scikit-learn's own tables, in a minute
-    python workflows/uci/uci.py uci90.npz --jobs 2      # the 90 tables of the paper
+    python workflows/uci/uci.py uci90.npz --jobs 2 --out workflows/uci/uci90.csv      # the 90 tables of the paper
+
+With ``--out`` the scores of each table are written as soon as they are known, and the same command goes on after a
+stop.
 
 The protocol is that of the paper, and of Fernandez-Delgado et al. 2014 before it: options are chosen on one validation
 split, and the accuracy is the mean over four folds of the table.
@@ -39,6 +42,11 @@ MOST_STEPS = 300_000
 
 MOST_ROWS = 1000
 """Rows on which leave-one-out compares networks; the ridge is then chosen on all rows of a fold."""
+
+METHODS = ("NTK, SVM", "NTK, ridge", "RBF, SVM", "random forest")
+
+COLUMNS = ("table", "rows", "features", "seconds", *METHODS)
+"""Of the file of scores."""
 
 Rows = np.ndarray
 
@@ -131,8 +139,24 @@ def forest(table: Table) -> tuple[float, str]:
     return float(np.mean(folds)), "500 trees"
 
 
-def score_table(table: Table) -> dict[str, tuple[float, str]]:
-    """Score all methods on a table; a kernel is computed once, for all rows."""
+@dataclass(frozen=True)
+class Scored:
+    """The accuracy of each method on a table, and the table's size.
+
+    Attributes
+    ----------
+    seconds : by the clock, of one job.
+    """
+
+    rows: int
+    features: int
+    seconds: float
+    accuracies: dict[str, float]
+
+
+def score_table(table: Table) -> tuple[Scored, dict[str, str]]:
+    """Score all methods on a table, and say what each chose; a kernel is computed once, for all rows."""
+    began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the largest penalties
         kernels = kernel_matrices(networks(), table.x, dtype="float64" if len(table.x) <= 3000 else "float32", n_jobs=1)
@@ -142,7 +166,40 @@ def score_table(table: Table) -> dict[str, tuple[float, str]]:
         scores["RBF, SVM"] = support_vectors(by_width, table)
         del by_width
         scores["random forest"] = forest(table)
-    return scores
+    accuracies = {method: accuracy for method, (accuracy, _) in scores.items()}
+    scored = Scored(*table.x.shape, time.perf_counter() - began, accuracies)
+    return scored, {method: chosen for method, (_, chosen) in scores.items()}
+
+
+def read_scores(path: Path) -> dict[str, Scored]:
+    """Read what `write_scores` has written, by the tables' names; nothing where there is no file."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        found = csv.DictReader(file)
+        if tuple(found.fieldnames or ()) != COLUMNS:
+            raise SystemExit(f"{path}: expected the columns {', '.join(COLUMNS)}, got others; give another file")
+        return {
+            row["table"]: Scored(
+                int(row["rows"]),
+                int(row["features"]),
+                float(row["seconds"]),
+                {method: float(row[method]) for method in METHODS},
+            )
+            for row in found
+        }
+
+
+def write_scores(path: Path, scores: dict[str, Scored]) -> None:
+    """Write a row a table; a stop at any moment leaves the old file or the new one."""
+    aside = path.with_name(f"{path.name}.partial")
+    with aside.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for name, of_table in sorted(scores.items()):
+            accuracies = [of_table.accuracies[method] for method in METHODS]
+            rows.writerow([name, of_table.rows, of_table.features, f"{of_table.seconds:.1f}", *accuracies])
+    aside.replace(path)
 
 
 @dataclass(frozen=True)
@@ -193,35 +250,42 @@ def lines(summaries: dict[str, Summary]) -> Iterator[str]:
         yield f"{name:<14} {s.accuracy:>9.2%} {s.rank:>6.2f} {s.p90:>7.1%} {s.p95:>7.1%} {pma:>15}"
 
 
+def accuracies_of(scores: dict[str, Scored]) -> dict[str, np.ndarray]:
+    """Collect the accuracies of each method over all tables."""
+    return {method: np.array([of_table.accuracies[method] for of_table in scores.values()]) for method in METHODS}
+
+
 def main() -> None:
     """Score the tables and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="?", type=Path, help="archive of tables; without it scikit-learn's own")
     parser.add_argument("--jobs", type=int, default=1, help="tables at a time")
     parser.add_argument("--most-rows", type=int, default=None, help="leave out larger tables")
-    parser.add_argument("--out", type=Path, help="CSV file for the accuracy of each method on each table")
+    parser.add_argument("--out", type=Path, help="CSV file for the scores; tables that it holds are not scored again")
     given = parser.parse_args()
     began = time.perf_counter()
     tables = own_tables() if given.tables is None else read_tables(given.tables)
     tables = [table for table in tables if given.most_rows is None or len(table.y) <= given.most_rows]
     tables.sort(key=lambda table: -len(table.y))  # the largest first, so that no job is left over
-    found = joblib.Parallel(n_jobs=given.jobs, return_as="generator")(
-        joblib.delayed(score_table)(table) for table in tables
-    )
-    scores = {}
-    for table, of_table in zip(tables, found, strict=True):
-        scores[table.name] = of_table
-        shown = "  ".join(f"{name} {accuracy:.2%} ({chosen})" for name, (accuracy, chosen) in of_table.items())
-        print(f"{table.name}: {len(table.y)} x {table.x.shape[1]}  {shown}", flush=True)
-    methods = list(next(iter(scores.values())))
+    known = {} if given.out is None else read_scores(given.out)
+    for table in tables:
+        if table.name in known and (known[table.name].rows, known[table.name].features) != table.x.shape:
+            raise SystemExit(f"{given.out}: {table.name} is of another size there; give another file")
+    left = [table for table in tables if table.name not in known]
     if given.out is not None:
-        with given.out.open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["table", *methods])
-            rows.writerows([name, *(of_table[method][0] for method in methods)] for name, of_table in scores.items())
-    accuracies = {method: np.array([of_table[method][0] for of_table in scores.values()]) for method in methods}
-    print(f"\n{len(tables)} tables in {time.perf_counter() - began:.0f} s")
-    print("\n".join(lines(summarise(accuracies))))
+        write_scores(given.out, known)  # a place that cannot be written is known at once
+    found = joblib.Parallel(n_jobs=given.jobs, return_as="generator")(
+        joblib.delayed(score_table)(each) for each in left
+    )
+    for table, (scored, choices) in zip(left, found, strict=True):
+        known[table.name] = scored
+        if given.out is not None:
+            write_scores(given.out, known)
+        shown = "  ".join(f"{method} {scored.accuracies[method]:.2%} ({choices[method]})" for method in METHODS)
+        print(f"{table.name}: {scored.rows} x {scored.features}  {shown}", flush=True)
+    scores = {table.name: known[table.name] for table in tables}
+    print(f"\n{len(tables)} tables, {len(left)} of them in {time.perf_counter() - began:.0f} s")
+    print("\n".join(lines(summarise(accuracies_of(scores)))))
 
 
 if __name__ == "__main__":

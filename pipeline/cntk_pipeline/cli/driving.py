@@ -1,5 +1,6 @@
 """What commands that drive a run share: to read their workflow, and to run it with progress and Ctrl-C."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +17,15 @@ from cntk_pipeline.config import ClusterConfig, RunConfig, load_cluster, load_co
 from cntk_pipeline.config.cluster_files import find_cluster
 from cntk_pipeline.errors import ConfigError, Interrupted
 from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.submissions import Submission
 from cntk_pipeline.storage import StorePath
+from cntk_pipeline.telemetry.driver_log import find_executor
 from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow.report import make_report, read_contents
+from cntk_pipeline.workflow.whereabouts import whereabouts
+
+START_SECONDS, LOOK_SECONDS = 20.0, 0.2
+"""Longest wait for a driver on this machine to have its workers, and the pause between two looks."""
 
 
 def shipped_workflow(name: str) -> Path:
@@ -83,8 +90,25 @@ def run_shown(
     out.print(f"see its figures with: cntk report {escape(shell_word(report.path))}")
 
 
-def say_how_to_follow(run: RunDirectory) -> None:
-    """Say how to follow a run whose driver works elsewhere."""
+def say_how_to_follow(run: RunDirectory, submission: Submission, cluster: ClusterConfig) -> None:
+    """Say how to follow a run whose driver works elsewhere, with the address of its dashboard if it is soon there."""
     out.print(f"watch it with: cntk status --watch {escape(shell_word(run.path))}")
-    where = f"cntk status {escape(shell_word(run.path))}"
-    out.print(f"the address of its dashboard, as soon as it has its workers: {where}")
+    executor = None if cluster_of(cluster).submitter.drives_itself else _wait_for_executor(run, submission)
+    _, _, dashboard = (executor or "").partition(", dashboard ")
+    if dashboard:
+        out.print(f"dashboard: {escape(dashboard)}")
+    elif executor is None:
+        where = f"cntk status {escape(shell_word(run.path))}"
+        out.print(f"the address of its dashboard, as soon as it has its workers: {where}")
+
+
+def _wait_for_executor(run: RunDirectory, submission: Submission) -> str | None:
+    """Wait until a driver on this machine says where it computes; None where it has ended or takes long."""
+    deadline = time.monotonic() + START_SECONDS
+    with contextlib.suppress(KeyboardInterrupt):  # the run is handed over, and its driver does not hear Ctrl-C
+        while time.monotonic() < deadline:
+            executor = find_executor(run.path / "log", submission.job)
+            if executor is not None or not whereabouts(run).awaited:
+                return executor
+            time.sleep(LOOK_SECONDS)
+    return None

@@ -204,7 +204,7 @@ def submit(
     with RunView() as view:
         run, submission = handover.submit(loaded.config, view, loaded)
     out.print(f"\nsubmitted as {escape(str(submission))}; the run lies in [bold]{escape(str(run.path))}[/]")
-    say_how_to_follow(run)
+    say_how_to_follow(run, submission, loaded.config.cluster)
 
 
 @app.command()
@@ -231,7 +231,7 @@ def resume(directory: RunPath, cluster: Cluster = None, trust: Trust = False, ve
             submission = handover.resubmit(directory, view, chosen, trust=trust, verify=verify)
         if submission is not None:
             out.print(f"submitted as {escape(str(submission))}")
-            say_how_to_follow(run)
+            say_how_to_follow(run, submission, table)
         else:
             run_shown(directory, lambda view, stop: run, table)
         return

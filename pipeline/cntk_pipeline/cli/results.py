@@ -59,8 +59,9 @@ def predict(
 def export(
     directory: RunPath,
     output: Annotated[
-        str, typer.Option("--out", metavar="FOLDER", callback=read_place, help="A new folder for the files.")
-    ],
+        str | None,
+        typer.Option("--out", metavar="FOLDER", help="A new folder for the files; by default DIR-npz or DIR-csv."),
+    ] = None,
     form: Annotated[str, typer.Option("--format", metavar="npz|csv", help="The format of the files.")] = "npz",
     readouts: Annotated[
         list[str] | None, typer.Option("--readout", metavar="NAME", help="A kernel; may be repeated; all by default.")
@@ -72,17 +73,18 @@ def export(
 ) -> None:
     """Write a run as npz or csv files, for use without Zarr.
 
-    The files hold kernels, predictions and labels. Parts that are not computed yet are refused.
+    The files hold kernels, predictions and labels. Parts that are not computed yet are refused. The folder of a run in
+    a bucket is made here.
     """
     with importing():
-        from cntk_pipeline.opened.export import plan_export, require_folder, write_export
+        from cntk_pipeline.opened.export import FORMATS, folder_beside, plan_export, require_folder, write_export
         from cntk_pipeline.rundir.directory import RunDirectory
 
-    if form not in ("npz", "csv"):
+    if form not in FORMATS:
         raise ConfigError(f"--format is npz or csv, got {form!r}")
-    run, chosen = RunDirectory(directory), "npz" if form == "npz" else "csv"
-    plan = plan_export(run, readouts or (), chosen, kernels=form == "npz" if kernels is None else kernels)  # type: ignore[arg-type]
-    folder = require_folder(output, plan)
+    run, chosen = RunDirectory(directory), FORMATS[form]
+    plan = plan_export(run, readouts or (), chosen, kernels=form == "npz" if kernels is None else kernels)
+    folder = require_folder(folder_beside(run.path, chosen) if output is None else read_place(output), plan)
     out.print(f"about {plan.bytes:,} bytes are written")
     write_export(run, plan, folder, lambda line: out.print(escape(line)))
     out.print(f"the files lie in [bold]{escape(str(folder))}[/]")

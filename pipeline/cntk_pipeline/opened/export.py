@@ -24,7 +24,7 @@ from cntk_pipeline.opened.tiles import Stored, next_step, require_stored_kernel
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.solvers import METRICS, System, system_group
-from cntk_pipeline.storage import open_path
+from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.durable import output_explained
 from cntk_pipeline.storage.tiled_array import Array, TiledArray
 from cntk_pipeline.workflow.wanted import find_wanted
@@ -33,6 +33,8 @@ TEXT_BYTES = 20
 """Bytes of a number in a csv file, about: nine digits of a float32 and seventeen of a float64 are written."""
 
 Format = Literal["npz", "csv"]
+
+FORMATS: dict[str, Format] = {"npz": "npz", "csv": "csv"}
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,17 @@ def _require_whole(run: RunDirectory, export: Export, unchosen: Sequence[str]) -
         raise NotComputed(
             f"{run.path} is not finished, these parts are missing: {', '.join(lacking)}. {next_step(run)}"
         )
+
+
+def folder_beside(run: StorePath, form: Format) -> str:
+    """Name the folder of an export for which none is given: beside the run; in the current folder if it is in a bucket.
+
+    Parameters
+    ----------
+    run : the run directory.
+    form : of the files; it ends the name, so that both forms may lie beside a run.
+    """
+    return f"{run.name}-{form}" if "://" in str(run) else f"{os.path.abspath(str(run))}-{form}"
 
 
 def require_folder(place: str, export: Export) -> Path:
