@@ -11,9 +11,10 @@ from cntk_pipeline.config.problem import (
     KernelConfig,
     NetworkConfig,
     ReadoutsConfig,
+    Scalar,
     SolveConfig,
 )
-from cntk_pipeline.config.section import Section, expand_place
+from cntk_pipeline.config.section import OpenSection, Section, expand_place
 from cntk_pipeline.config.workflow import (
     RunConfig,
     StoreConfig,
@@ -32,8 +33,10 @@ __all__ = [
     "InferenceConfig",
     "KernelConfig",
     "NetworkConfig",
+    "OpenSection",
     "ReadoutsConfig",
     "RunConfig",
+    "Scalar",
     "Section",
     "SolveConfig",
     "StoreConfig",
