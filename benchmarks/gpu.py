@@ -114,13 +114,19 @@ class Found:
 
     Attributes
     ----------
-    error : the largest difference of both engines, relative to the largest entry: of a few pairs, and of some of the
-        tile that was timed.
-    pair_seconds : of a tile, by the clock, with the preparation of its images: the better one of two.
-    launch_seconds : of a pair of a launch, by the clock, with its values' way back, its images being there.
-    prepare_seconds : of a pair of a tile, what the CPU takes to prepare its launches.
-    entry_seconds : of a plane entry, of the whole tile.
-    is_repeatable : whether the tile has the same bits both times.
+    error : float
+        The largest difference of both engines, relative to the largest entry: of a few pairs, and of some of the tile
+        that was timed.
+    pair_seconds : float
+        Of a tile, by the clock, with the preparation of its images: the better one of two.
+    launch_seconds : float
+        Of a pair of a launch, by the clock, with its values' way back, its images being there.
+    prepare_seconds : float
+        Of a pair of a tile, what the CPU takes to prepare its launches.
+    entry_seconds : float
+        Of a plane entry, of the whole tile.
+    is_repeatable : bool
+        Whether the tile has the same bits both times.
     """
 
     error: float
@@ -214,11 +220,16 @@ class PeerFound:
 
     Attributes
     ----------
-    pair_seconds : of a pair of its tile, the best of three.
-    images : of each side of the tile.
-    difference : the largest of values of both, relative to ours. Its own float32 is coarse: `peers.py` says how coarse.
-    device : as jax calls it: ``gpu NVIDIA H100``.
-    versions : of the peer and what it stands on.
+    pair_seconds : float
+        Of a pair of its tile, the best of three.
+    images : int
+        Of each side of the tile.
+    difference : float
+        The largest of values of both, relative to ours. Its own float32 is coarse: `peers.py` says how coarse.
+    device : str
+        As jax calls it: ``gpu NVIDIA H100``.
+    versions : str
+        Of the peer and what it stands on.
     """
 
     pair_seconds: float
@@ -259,8 +270,10 @@ def judge(found: dict[str, Found], ratios: dict[str, float]) -> Iterator[str]:
 
     Parameters
     ----------
-    found : what was measured, by network.
-    ratios : how many times as long neural-tangents took, by network.
+    found : mapping of str to Found
+        What was measured, by network.
+    ratios : mapping of str to float
+        How many times as long neural-tangents took, by network.
     """
     for goal in GOALS:
         value = goal.read(found[goal.network]) if goal.network in found else None
@@ -315,8 +328,10 @@ class Script:
 
     Parameters
     ----------
-    architecture : of the device.
-    out : the file to append to, or None.
+    architecture : str
+        Of the device.
+    out : Path or None
+        The file to append to, or None.
     """
 
     def __init__(self, architecture: str, out: Path | None) -> None:

@@ -45,11 +45,15 @@ class Card:
 
     Attributes
     ----------
-    architecture : that code is compiled for.
-    multiprocessors : of the card.
-    clock_hertz : boost clock.
-    double_lanes : operations of float64 a clock. Of float32 there are 128, of roots and quotients 16, of shuffles and
-        loads 32, and four instructions are issued for 32 threads each.
+    architecture : str
+        That code is compiled for.
+    multiprocessors : int
+        Of the card.
+    clock_hertz : float
+        Boost clock.
+    double_lanes : int
+        Operations of float64 a clock. Of float32 there are 128, of roots and quotients 16, of shuffles and loads 32,
+        and four instructions are issued for 32 threads each.
     """
 
     architecture: str
@@ -72,10 +76,14 @@ class Counts:
 
     Attributes
     ----------
-    registers : of a thread.
-    spills : loads and stores of spilled registers inside the loop, a row of 32 entries.
-    instructions : a row of 32 entries.
-    by_name : the same by the name of the instruction, without its modifiers.
+    registers : int
+        Of a thread.
+    spills : float
+        Loads and stores of spilled registers inside the loop, a row of 32 entries.
+    instructions : float
+        A row of 32 entries.
+    by_name : mapping of str to float
+        The same by the name of the instruction, without its modifiers.
     """
 
     registers: int
@@ -102,7 +110,8 @@ def count_loop(cubin: bytes, rows: int) -> Counts:
 
     Parameters
     ----------
-    rows : of 32 entries that a warp takes through the loop: those of a tile, times the columns of a lane.
+    rows : int
+        Of 32 entries that a warp takes through the loop: those of a tile, times the columns of a lane.
     """
     disassembler = find_disassembler()
     assert disassembler is not None, "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm"

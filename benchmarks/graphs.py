@@ -28,7 +28,8 @@ class FactorCosts:
 
     Attributes
     ----------
-    peak : operations a second that count as ideal.
+    peak : float
+        Operations a second that count as ideal.
     """
 
     cut: Cut

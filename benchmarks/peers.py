@@ -53,11 +53,16 @@ class Case:
 
     Attributes
     ----------
-    network : builds ours.
-    factor : our values over the peer's; the original CNTK code sums where neural-tangents averages.
-    peer_count : images on each side of the peer's tile.
-    bands, right_count : our tile has ``bands`` groups of left images for each core, and so many right images.
-    target : how many times faster ours should be.
+    network : callable
+        Builds ours.
+    factor : float
+        Our values over the peer's; the original CNTK code sums where neural-tangents averages.
+    peer_count : int
+        Images on each side of the peer's tile.
+    bands, right_count : int
+        Our tile has ``bands`` groups of left images for each core, and so many right images.
+    target : float
+        How many times faster ours should be.
     """
 
     network: Callable[[], Sequential]
@@ -81,10 +86,14 @@ class Comparison:
 
     Attributes
     ----------
-    peer_seconds, our_seconds : for a kernel entry, turn by turn.
-    cores : how many the peer kept busy in its best turn.
-    difference : the largest relative one between values on common images.
-    versions : of the peer and what it stands on.
+    peer_seconds, our_seconds : list of float
+        For a kernel entry, turn by turn.
+    cores : float
+        How many the peer kept busy in its best turn.
+    difference : float
+        The largest relative one between values on common images.
+    versions : mapping of str to str
+        Of the peer and what it stands on.
     """
 
     peer_seconds: list[float]
@@ -104,10 +113,14 @@ class Peer:
 
     Parameters
     ----------
-    python : the peer's interpreter.
-    name : of the network.
-    x1, x2 : the tile's images.
-    folder : for files that both see.
+    python : str
+        The peer's interpreter.
+    name : str
+        Of the network.
+    x1, x2 : array
+        The tile's images.
+    folder : Path
+        For files that both see.
     """
 
     def __init__(self, python: str, name: str, x1: np.ndarray, x2: np.ndarray, folder: Path) -> None:

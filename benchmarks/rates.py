@@ -34,10 +34,14 @@ class Rates:
 
     Attributes
     ----------
-    product, square, solve, factor : floating-point operations a second of the four operations on a tile.
-    check : bytes a second of mapping a tile that is in memory, and its checksum.
-    write : bytes a second of writing a tile, with its digest and fsync.
-    encode : bytes a second of a core that writes: of checksum, digest and copying to the system.
+    product, square, solve, factor : float
+        Floating-point operations a second of the four operations on a tile.
+    check : float
+        Bytes a second of mapping a tile that is in memory, and its checksum.
+    write : float
+        Bytes a second of writing a tile, with its digest and fsync.
+    encode : float
+        Bytes a second of a core that writes: of checksum, digest and copying to the system.
     """
 
     product: float

@@ -37,12 +37,18 @@ class Costs:
 
     Attributes
     ----------
-    cut : of the training images into tiles.
-    kept : the tiles that are stored.
-    pair_seconds : of a pair on a core.
-    rates : of a core.
-    open_seconds : of opening a chunk of the store, one after the other.
-    rank : of the preconditioner.
+    cut : Cut
+        Of the training images into tiles.
+    kept : KeptTiles
+        The tiles that are stored.
+    pair_seconds : float
+        Of a pair on a core.
+    rates : Rates
+        Of a core.
+    open_seconds : float
+        Of opening a chunk of the store, one after the other.
+    rank : int
+        Of the preconditioner.
     """
 
     cut: Cut

@@ -29,11 +29,16 @@ class Cluster:
 
     Attributes
     ----------
-    slots, slots_per_node : tasks at once, in all and on a node.
-    store_bandwidth, node_bandwidth : bytes a second, of the shared store in all and of one node to it.
-    dispatch_seconds : of driver and scheduler, a task.
-    window : tasks in flight, a slot.
-    node_tiles : tiles that a node's page cache holds.
+    slots, slots_per_node : int
+        Tasks at once, in all and on a node.
+    store_bandwidth, node_bandwidth : float
+        Bytes a second, of the shared store in all and of one node to it.
+    dispatch_seconds : float
+        Of driver and scheduler, a task.
+    window : int
+        Tasks in flight, a slot.
+    node_tiles : float
+        Tiles that a node's page cache holds.
     """
 
     slots: int
@@ -83,11 +88,16 @@ class Step:
 
     Attributes
     ----------
-    ideal_seconds : of its arithmetic alone, at the rate of the largest product.
-    opening, computing, writing : its phases; the bytes of ``reads`` come on top of the second.
-    reads : tiles read while it computes, as far as they are not cached.
-    makes : the tile that it leaves in its node's cache.
-    writes_in_slot : whether no other task has the slot while it writes.
+    ideal_seconds : float
+        Of its arithmetic alone, at the rate of the largest product.
+    opening, computing, writing : Phase
+        Its phases; the bytes of ``reads`` come on top of the second.
+    reads : tuple of Span
+        Tiles read while it computes, as far as they are not cached.
+    makes : Span, optional
+        The tile that it leaves in its node's cache.
+    writes_in_slot : bool
+        Whether no other task has the slot while it writes.
     """
 
     ideal_seconds: float
@@ -105,11 +115,16 @@ class Graph:
 
     Attributes
     ----------
-    steps : one a task.
-    ranks : smaller runs first among the ready.
-    waits : how many tasks each waits for.
-    releases : those that wait for each.
-    tile_bytes, check_seconds : of one tile that is read.
+    steps : sequence of Step
+        One a task.
+    ranks : sequence of int
+        Smaller runs first among the ready.
+    waits : sequence of int
+        How many tasks each waits for.
+    releases : sequence of sequence of int
+        Those that wait for each.
+    tile_bytes, check_seconds : float
+        Of one tile that is read.
     """
 
     steps: Sequence[Step]
@@ -126,12 +141,18 @@ class Shares:
 
     Attributes
     ----------
-    products : arithmetic at full rate.
-    task_cost : a core's time for anything else.
-    store : bytes that nothing hid.
-    dispatch : idle, with tasks on their way.
-    dependencies : idle, with none that could begin.
-    tail : idle, after the last task began.
+    products : float
+        Arithmetic at full rate.
+    task_cost : float
+        A core's time for anything else.
+    store : float
+        Bytes that nothing hid.
+    dispatch : float
+        Idle, with tasks on their way.
+    dependencies : float
+        Idle, with none that could begin.
+    tail : float
+        Idle, after the last task began.
     """
 
     products: float
@@ -151,10 +172,14 @@ class Outcome:
 
     Attributes
     ----------
-    seconds, tasks : in all.
-    read_bytes, written_bytes : through the store.
-    shares : where the slots' time went.
-    store_use : bytes moved, of those that the store and the nodes could have moved.
+    seconds, tasks
+        In all.
+    read_bytes, written_bytes : float
+        Through the store.
+    shares : Shares
+        Where the slots' time went.
+    store_use : float
+        Bytes moved, of those that the store and the nodes could have moved.
     """
 
     seconds: float

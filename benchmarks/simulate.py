@@ -59,10 +59,14 @@ class Machine:
 
     Attributes
     ----------
-    rates : by the size of the tile.
-    pair_seconds : by pooling.
-    cluster : with any number of slots.
-    node_bytes : of each node's memory that keeps what was read.
+    rates : mapping of int to Rates
+        By the size of the tile.
+    pair_seconds : mapping of str to float
+        By pooling.
+    cluster : Cluster
+        With any number of slots.
+    node_bytes : float
+        Of each node's memory that keeps what was read.
     """
 
     rates: Mapping[int, Rates]

@@ -54,9 +54,12 @@ class Visit:
 
     Attributes
     ----------
-    role : "driver", or "worker" for its children.
-    seconds : by kind: "import", "compile", "load".
-    compiled : names of functions.
+    role : str
+        "driver", or "worker" for its children.
+    seconds : mapping of str to float
+        By kind: "import", "compile", "load".
+    compiled : list of str
+        Names of functions.
     """
 
     role: str

@@ -142,11 +142,16 @@ def activate_rows(
 
     Parameters
     ----------
-    function : address of the loop.
-    register, target_out : ``(2 W lanes,)``, S and T.
-    statistics : ``(2 W lanes,)``; their first numbers serve as the left image's too.
-    place, factors : of the loop.
-    passes : how often.
+    function : int
+        Address of the loop.
+    register, target_out : array
+        ``(2 W lanes,)``, S and T.
+    statistics : array
+        ``(2 W lanes,)``; their first numbers serve as the left image's too.
+    place, factors : array
+        Of the loop.
+    passes : int
+        How often.
     """
     source, target, known = address(register, 0), address(target_out, 0), address(statistics, 0)
     for _ in range(passes):

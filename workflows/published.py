@@ -44,10 +44,14 @@ class Pair:
 
     Attributes
     ----------
-    published : the number of the paper.
-    test : all test images.
-    first : the test images before the cut of ``record.py --cut``: the original ones, where the others are re-encoded.
-    left_out : leave-one-out on the training images.
+    published : Published
+        The number of the paper.
+    test : Row
+        All test images.
+    first : Row or None
+        The test images before the cut of ``record.py --cut``: the original ones, where the others are re-encoded.
+    left_out : Row or None
+        Leave-one-out on the training images.
     """
 
     published: Published

@@ -28,13 +28,20 @@ class Row:
 
     Attributes
     ----------
-    readout, ridge : of the system.
-    images : "test", "test before N", "test from N", or "left out".
-    count : how many images these are.
-    training_images : that the system was solved with.
-    columns : training images that a prediction reads the kernel of: all of those, or the centres.
-    accuracy : share of the images whose class is right.
-    standard_error : of this share, by the binomial distribution.
+    readout, ridge
+        Of the system.
+    images : str
+        "test", "test before N", "test from N", or "left out".
+    count : int
+        How many images these are.
+    training_images : int
+        That the system was solved with.
+    columns : int
+        Training images that a prediction reads the kernel of: all of those, or the centres.
+    accuracy : float
+        Share of the images whose class is right.
+    standard_error : float
+        Of this share, by the binomial distribution.
     """
 
     readout: str

@@ -18,9 +18,12 @@ class Drawing:
 
     Parameters
     ----------
-    title : what a reader of the screen says first.
-    description : what the figure shows, in words.
-    rows : of panels; two lie side by side in each.
+    title : str
+        What a reader of the screen says first.
+    description : str
+        What the figure shows, in words.
+    rows : int
+        Of panels; two lie side by side in each.
     """
 
     title: str

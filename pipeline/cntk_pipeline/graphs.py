@@ -35,10 +35,13 @@ class Graphs:
 
     Attributes
     ----------
-    features : (nodes, F) float64.
-    offsets : (n + 1,) int64, the first node of each graph, and one past the last.
-    starts : (nodes + 1,) int64, the first neighbour of each node.
-    neighbours : int64, of each node, by their numbers within the graph, rising.
+    features : float64 array, (nodes, F)
+    offsets : int64 array, (n + 1,)
+        The first node of each graph, and one past the last.
+    starts : int64 array, (nodes + 1,)
+        The first neighbour of each node.
+    neighbours : int64 array
+        Of each node, by their numbers within the graph, rising.
     """
 
     features: Array
@@ -66,7 +69,7 @@ class NodeCounts:
 
     Attributes
     ----------
-    train, test : (n,) int64.
+    train, test : int64 array, (n,)
     """
 
     train: Array
@@ -107,14 +110,18 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
 
     Parameters
     ----------
-    edges : of each graph its adjacency matrix, (N, N) of 0 and 1, dense or of SciPy; or its edges, (2 E, 2), the
-        numbers of two nodes, each edge in both directions. Without edges from a node to itself: layers add them.
-    features : of each graph, (N, F).
-    rows : of the array, at least as many as the largest graph needs. Arrays for one kernel have equally many rows.
+    edges : sequence
+        Of each graph its adjacency matrix, (N, N) of 0 and 1, dense or of SciPy; or its edges, (2 E, 2), the numbers of
+        two nodes, each edge in both directions. Without edges from a node to itself: layers add them.
+    features : sequence
+        Of each graph, (N, F).
+    rows : int, optional
+        Of the array, at least as many as the largest graph needs. Arrays for one kernel have equally many rows.
 
     Returns
     -------
-    (n, 1, 1, rows, F) float32, or float64 where a feature is no float32.
+    array
+        (n, 1, 1, rows, F) float32, or float64 where a feature is no float32.
 
     Raises
     ------
@@ -159,13 +166,16 @@ def encode_labels(labels: Sequence[Any], known: npt.ArrayLike) -> list[Array]:
 
     Parameters
     ----------
-    labels : of the nodes of each graph, (N,).
-    known : (classes,), all labels that may occur, one column each. Give the labels of the training graphs, so that
-        new graphs get the same columns.
+    labels : sequence
+        Of the nodes of each graph, (N,).
+    known : array_like, (classes,)
+        All labels that may occur, one column each. Give the labels of the training graphs, so that new graphs get the
+        same columns.
 
     Returns
     -------
-    Of each graph (N, classes) float32.
+    list of array
+        Of each graph (N, classes) float32.
 
     Raises
     ------
@@ -200,8 +210,10 @@ def unpack(packed: Array, first: int = 0) -> Graphs:
 
     Parameters
     ----------
-    packed : (n, 1, 1, rows, F), as `pack` makes it.
-    first : the number of the first graph, for errors.
+    packed : array, (n, 1, 1, rows, F)
+        As `pack` makes it.
+    first : int
+        The number of the first graph, for errors.
 
     Raises
     ------

@@ -157,7 +157,8 @@ def require_squares(name: str, columns: np.ndarray, centre: np.ndarray | float =
 
     Parameters
     ----------
-    name : of the targets, for the message.
+    name : str
+        Of the targets, for the message.
     columns : float64 array, (n, c)
     centre : float64 array, (c,)
         What is subtracted before the square: 0, or the mean. Differences of a constant column from it are rounding.

@@ -15,8 +15,10 @@ def lazy_names(room: str, files: Mapping[str, str]) -> tuple[Callable[[str], Any
 
     Parameters
     ----------
-    room : the full name of the room.
-    files : the public names of the room, each with the file that has it.
+    room : str
+        The full name of the room.
+    files : mapping of str to str
+        The public names of the room, each with the file that has it.
     """
 
     def find(name: str) -> Any:

@@ -12,7 +12,8 @@ def explain_missing(error_of: Callable[[str], Exception | None]) -> None:
 
     Parameters
     ----------
-    error_of : the error for the full name of a module, or None where there is nothing to say.
+    error_of : callable
+        The error for the full name of a module, or None where there is nothing to say.
     """
     sys.meta_path.append(_LastFinder(error_of))
 

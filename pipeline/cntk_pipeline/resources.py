@@ -27,9 +27,12 @@ class BatchJob:
 
     Attributes
     ----------
-    name : in the batch system.
-    what : "job", or "pod" where the batch system runs its processes in pods.
-    restarts : number of its restarts under this name; None where they are not counted.
+    name : str
+        In the batch system.
+    what : str
+        "job", or "pod" where the batch system runs its processes in pods.
+    restarts : int, optional
+        Number of its restarts under this name; None where they are not counted.
     """
 
     name: str
@@ -48,8 +51,10 @@ def core_count(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
 
     Parameters
     ----------
-    groups : mount point of control groups.
-    own_groups : the file that names the groups of this process.
+    groups : Path
+        Mount point of control groups.
+    own_groups : Path
+        The file that names the groups of this process.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _own_folders("cpu", groups, own_groups):
@@ -66,7 +71,8 @@ def memory_bytes(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> int:
 
     Parameters
     ----------
-    groups, own_groups : as in `core_count`.
+    groups, own_groups : Path
+        As in `core_count`.
     """
     import psutil  # is not needed where only cores are counted
 
@@ -147,8 +153,10 @@ def require_room(count_bytes: int, need: str, remedy: str) -> None:
 
     Parameters
     ----------
-    need : subject and verb of the need, for the message.
-    remedy : an alternative to lifting the limit.
+    need : str
+        Subject and verb of the need, for the message.
+    remedy : str
+        An alternative to lifting the limit.
 
     Raises
     ------

@@ -25,13 +25,16 @@ def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
 
     Parameters
     ----------
-    sequences : of each one its steps and channels, ``(T, C)``, or ``(T,)`` of one channel. Some packages have the
-        channels first; give those transposed.
-    steps : of the array, at least as many as the longest sequence has; by default as many.
+    sequences : sequence
+        Of each one its steps and channels, ``(T, C)``, or ``(T,)`` of one channel. Some packages have the channels
+        first; give those transposed.
+    steps : int, optional
+        Of the array, at least as many as the longest sequence has; by default as many.
 
     Returns
     -------
-    (n, T, C) float32, or float64 where a number is no float32.
+    array
+        (n, T, C) float32, or float64 where a number is no float32.
 
     Raises
     ------
@@ -77,11 +80,12 @@ def lengths(sequences: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
     Parameters
     ----------
-    sequences : ``(n, T, C)``, or ``(n, T)`` of one channel, with NaN at absent steps.
+    sequences : array_like
+        ``(n, T, C)``, or ``(n, T)`` of one channel, with NaN at absent steps.
 
     Returns
     -------
-    (n,) int64.
+    int64 array, (n,)
 
     Raises
     ------
@@ -107,8 +111,10 @@ def read_lengths(name: str, images: Array, first: int = 0) -> npt.NDArray[np.int
 
     Parameters
     ----------
-    name : of the array, for messages.
-    first : the number of its first sequence, for messages.
+    name : str
+        Of the array, for messages.
+    first : int
+        The number of its first sequence, for messages.
 
     Raises
     ------
@@ -149,7 +155,8 @@ def find_broken(name: str, images: Array, first: int) -> npt.NDArray[np.bool_]:
 
     Parameters
     ----------
-    name, first : as of `read_presence`.
+    name, first
+        As of `read_presence`.
 
     Raises
     ------
@@ -177,9 +184,12 @@ def read_presence(name: str, images: Array, anywhere: bool, first: int = 0) -> n
 
     Parameters
     ----------
-    name : of the array, for messages.
-    anywhere : whether any pixel may be absent. Otherwise they are sequences, whose absent steps lie behind all others.
-    first : the number of the first image, for messages.
+    name : str
+        Of the array, for messages.
+    anywhere : bool
+        Whether any pixel may be absent. Otherwise they are sequences, whose absent steps lie behind all others.
+    first : int
+        The number of the first image, for messages.
 
     Raises
     ------

@@ -24,9 +24,12 @@ class Stage:
 
     Attributes
     ----------
-    kind : name of the owner, which knows the tasks: "train", "factor", "learning_curve".
-    parameters : a short text that distinguishes stages of one kind and solve; "" where there is one only.
-    solve : the fingerprint of the system; "" for a stage of the kernel.
+    kind : str
+        Name of the owner, which knows the tasks: "train", "factor", "learning_curve".
+    parameters : str
+        A short text that distinguishes stages of one kind and solve; "" where there is one only.
+    solve : str
+        The fingerprint of the system; "" for a stage of the kernel.
     """
 
     kind: str
@@ -101,12 +104,17 @@ class Receipt:
 
     Attributes
     ----------
-    task : the tile.
-    chunks : the chunks on disk, one for each array.
-    read_seconds, compute_seconds, write_seconds : measured inside the task.
-    host : the host of the worker.
-    adopted : True where the tile was not computed for this receipt: it was found complete on disk after a crash had
-        lost its receipt, or was taken over from another run.
+    task : Task
+        The tile.
+    chunks : tuple of Chunk
+        The chunks on disk, one for each array.
+    read_seconds, compute_seconds, write_seconds : float
+        Measured inside the task.
+    host : str
+        The host of the worker.
+    adopted : bool
+        True where the tile was not computed for this receipt: it was found complete on disk after a crash had lost its
+        receipt, or was taken over from another run.
     """
 
     task: Task
@@ -134,12 +142,18 @@ class StageForecast:
 
     Attributes
     ----------
-    kind : of the stages.
-    tasks : number of tasks.
-    written_bytes : size on disk of the chunks that stay.
-    core_seconds : of the arithmetic, on one core.
-    chain : tasks of the longest chain in which each waits for the one before; 1 where none waits.
-    chain_seconds : of the arithmetic of this chain; None where its tasks are as long as others.
+    kind : str
+        Of the stages.
+    tasks : int
+        Number of tasks.
+    written_bytes : int
+        Size on disk of the chunks that stay.
+    core_seconds : float
+        Of the arithmetic, on one core.
+    chain : int
+        Tasks of the longest chain in which each waits for the one before; 1 where none waits.
+    chain_seconds : float, optional
+        Of the arithmetic of this chain; None where its tasks are as long as others.
     """
 
     kind: str

@@ -69,8 +69,10 @@ class KeptTiles:
 
     Attributes
     ----------
-    pieces : of the rows of the matrix.
-    room : number of tiles that there is room for, those on the diagonal included.
+    pieces : int
+        Of the rows of the matrix.
+    room : int
+        Number of tiles that there is room for, those on the diagonal included.
     """
 
     pieces: int
@@ -156,15 +158,23 @@ def choose_tile(
 
     Parameters
     ----------
-    train, test : numbers of images.
-    pair_seconds : measured or predicted time of one pair on one core.
-    slots : tiles computed at once.
-    lane_width : of the engine; tiles are multiples of it.
-    least_pairs : that a tile should have for the engine, also where this leaves fewer tiles to each slot.
-    centres : columns of the kernel, where they are not all training images.
-    costliest : the cost of the costliest tile of a size in pairs, where pairs differ: it keeps the longest time too,
-        and is no more than `LARGEST_SHARE` of what a slot computes.
-    widest : the largest useful tile there; ``centres`` by default.
+    train, test : int
+        Numbers of images.
+    pair_seconds : float
+        Measured or predicted time of one pair on one core.
+    slots : int
+        Tiles computed at once.
+    lane_width : int
+        Of the engine; tiles are multiples of it.
+    least_pairs : int
+        That a tile should have for the engine, also where this leaves fewer tiles to each slot.
+    centres : int, optional
+        Columns of the kernel, where they are not all training images.
+    costliest : callable, optional
+        The cost of the costliest tile of a size in pairs, where pairs differ: it keeps the longest time too, and is no
+        more than `LARGEST_SHARE` of what a slot computes.
+    widest : int, optional
+        The largest useful tile there; ``centres`` by default.
     """
     of_slot = total_pairs(train, test, centres) * pair_seconds / max(slots, 1)
     share = of_slot / TASKS_PER_SLOT
@@ -205,11 +215,15 @@ def choose_factor_tile(train: int, kernel_tile: int, wanted: int | None = None, 
 
     Parameters
     ----------
-    train : number of samples.
-    kernel_tile : samples along the edge of a tile of the kernel.
-    wanted : a size that is only rounded to whole kernel tiles.
-    slots : tiles computed at once. Many would wait for one another with few block rows, so there are at least
-        ``6 slots^(2/3)``, up to 100, where samples are many: ``benchmarks/simulate.py``.
+    train : int
+        Number of samples.
+    kernel_tile : int
+        Samples along the edge of a tile of the kernel.
+    wanted : int, optional
+        A size that is only rounded to whole kernel tiles.
+    slots : int
+        Tiles computed at once. Many would wait for one another with few block rows, so there are at least ``6
+        slots^(2/3)``, up to 100, where samples are many: ``benchmarks/simulate.py``.
     """
     if wanted is not None:
         return max(1, round(wanted / kernel_tile)) * kernel_tile

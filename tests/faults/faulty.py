@@ -25,10 +25,14 @@ class Plan:
 
     Attributes
     ----------
-    crash_at : number of the operation at which the process ends, in the middle of it where it writes; 0 for none.
-    failing : share of the operations on chunks that go on failing, as a worker's may.
-    flickering : share of all operations, and of the tries of those that are tried again, that fail once.
-    outage_at : number of the operation that goes on failing; 0 for none.
+    crash_at : int
+        Number of the operation at which the process ends, in the middle of it where it writes; 0 for none.
+    failing : float
+        Share of the operations on chunks that go on failing, as a worker's may.
+    flickering : float
+        Share of all operations, and of the tries of those that are tried again, that fail once.
+    outage_at : int
+        Number of the operation that goes on failing; 0 for none.
     """
 
     crash_at: int = 0

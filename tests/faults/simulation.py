@@ -96,13 +96,20 @@ class World:
 
     Attributes
     ----------
-    rng : decides everything that happens.
-    jobs : of the run.
-    now : seconds.
-    tiles : what lies on disk: of each tile, a number that depends on all that it was computed from.
-    journaled : tasks with a whole line in the journal, as often as they have one.
-    begun : how often each task was begun.
-    faults : what was done.
+    rng : Random
+        Decides everything that happens.
+    jobs : mapping of Task to Job
+        Of the run.
+    now : float
+        Seconds.
+    tiles : mapping of Task to int
+        What lies on disk: of each tile, a number that depends on all that it was computed from.
+    journaled : Counter of Task
+        Tasks with a whole line in the journal, as often as they have one.
+    begun : Counter of Task
+        How often each task was begun.
+    faults : Counter of str
+        What was done.
     """
 
     rng: random.Random
@@ -330,13 +337,20 @@ class Ending:
 
     Attributes
     ----------
-    world : as it is then.
-    failed : tasks that the last driver gave up, and those that waited for them.
-    executions, allowed : calls that were begun, and how many of them its faults excuse.
-    copies : calls that drivers made of tiles that they were waiting for already.
-    sessions : drivers that it took.
-    poison : the task that killed its worker each time, if any.
-    blamed : tasks that any driver took out for the deaths of their workers.
+    world : World
+        As it is then.
+    failed : set of Task
+        Tasks that the last driver gave up, and those that waited for them.
+    executions, allowed : int
+        Calls that were begun, and how many of them its faults excuse.
+    copies : int
+        Calls that drivers made of tiles that they were waiting for already.
+    sessions : int
+        Drivers that it took.
+    poison : Task or None
+        The task that killed its worker each time, if any.
+    blamed : set of Task
+        Tasks that any driver took out for the deaths of their workers.
     """
 
     world: World

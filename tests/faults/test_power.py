@@ -40,7 +40,8 @@ class Disk:
 
     Parameters
     ----------
-    root : whose own name is safe.
+    root : Path
+        Whose own name is safe.
     """
 
     def __init__(self, root: Path, rng: random.Random) -> None:

@@ -58,12 +58,18 @@ class Problem:
 
     Attributes
     ----------
-    depth, window, w_std, b_std, pooled : of the network.
-    variance : mean square of the first image's numbers.
-    apart : how far the second one's direction is from the first one's, or from the opposite.
-    opposite : whether it points the other way.
-    ratio : of its size to the first one's.
-    seed : of the numbers.
+    depth, window, w_std, b_std, pooled
+        Of the network.
+    variance : float
+        Mean square of the first image's numbers.
+    apart : float
+        How far the second one's direction is from the first one's, or from the opposite.
+    opposite : bool
+        Whether it points the other way.
+    ratio : float
+        Of its size to the first one's.
+    seed : int
+        Of the numbers.
     """
 
     depth: int

@@ -30,9 +30,12 @@ class FiniteConv:
 
     Attributes
     ----------
-    layer : strides and standard deviations.
-    weights : (9 channels, width), unit Gaussians times w_std / sqrt(9 channels).
-    biases : (width,), unit Gaussians times b_std.
+    layer : Conv
+        Strides and standard deviations.
+    weights : array, (9 channels, width)
+        Unit Gaussians times w_std / sqrt(9 channels).
+    biases : array, (width,)
+        Unit Gaussians times b_std.
     """
 
     layer: Conv

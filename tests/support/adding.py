@@ -22,7 +22,8 @@ class Copy:
 
     Attributes
     ----------
-    folder : of both.
+    folder : Path
+        Of both.
     """
 
     folder: Path
@@ -78,8 +79,10 @@ class Hunk:
 
     Attributes
     ----------
-    file : path in the repository.
-    old, new : the lines of the file, before and after.
+    file : str
+        Path in the repository.
+    old, new : str
+        The lines of the file, before and after.
     """
 
     file: str
@@ -105,8 +108,10 @@ def add(copy: Copy, title: str, file: str) -> None:
 
     Parameters
     ----------
-    title : of the section.
-    file : the path of the new file in the package.
+    title : str
+        Of the section.
+    file : str
+        The path of the new file in the package.
     """
     page = (ROOT / "docs" / "extending.md").read_text()
     section = page[page.index(f"\n# {title}\n") :]

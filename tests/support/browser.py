@@ -25,9 +25,12 @@ class Seen:
 
     Attributes
     ----------
-    console : errors of scripts and of loading.
-    unfit : text that is cut, images that are missing, a page that is wider than the screen.
-    barriers : violations of axe-core's rules, by rule, with an element each.
+    console : list of str
+        Errors of scripts and of loading.
+    unfit : list of str
+        Text that is cut, images that are missing, a page that is wider than the screen.
+    barriers : list of str
+        Violations of axe-core's rules, by rule, with an element each.
     """
 
     console: list[str] = field(default_factory=list)

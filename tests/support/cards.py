@@ -40,7 +40,8 @@ def run_on_card(script: str, **settings: int) -> Any:
 
     Parameters
     ----------
-    settings : of the driver, as ``bytes`` or ``fails_at``.
+    **settings : int
+        Of the driver, as ``bytes`` or ``fails_at``.
     """
     environment = {f"CARD_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"CARD_DRIVER": str(compile_driver()), "PYTHONPATH": os.pathsep.join(sys.path)}

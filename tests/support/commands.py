@@ -51,7 +51,8 @@ class Commands:
 
     Parameters
     ----------
-    environment : of all commands.
+    environment : mapping of str to str
+        Of all commands.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:

@@ -17,9 +17,12 @@ class FlakyProxy:
 
     Attributes
     ----------
-    url : of the proxy.
-    failed : how many requests were failed, by the way.
-    passed : how many were passed on and answered.
+    url
+        Of the proxy.
+    failed : Counter of str
+        How many requests were failed, by the way.
+    passed : int
+        How many were passed on and answered.
     """
 
     def __init__(self, server: str, share: float, seed: int) -> None:

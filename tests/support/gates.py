@@ -45,8 +45,10 @@ class Gated:
 
     Attributes
     ----------
-    folder : has a file for each gate where a process was killed.
-    gates : kinds of stages, as in "product", or with the row of a tile, as in "product 3".
+    folder : str
+        Has a file for each gate where a process was killed.
+    gates : tuple of str
+        Kinds of stages, as in "product", or with the row of a tile, as in "product 3".
     """
 
     compute: Callable[[str, Task], Receipt]

@@ -15,8 +15,10 @@ class Regression:
 
     Attributes
     ----------
-    nngp, ntk : (n + n_test, n + n_test), the training samples first; positive definite, symmetric in every bit.
-    y : (n, c); y_test : (n_test, c).
+    nngp, ntk : array, (n + n_test, n + n_test)
+        The training samples first; positive definite, symmetric in every bit.
+    y : array, (n, c)
+        Y_test : (n_test, c).
     """
 
     nngp: np.ndarray

@@ -64,9 +64,12 @@ class Server:
 
     Attributes
     ----------
-    bucket : an empty bucket of it.
-    environment : what a process needs to reach it.
-    folder : with its process numbers, NAME.pid.
+    bucket : str
+        An empty bucket of it.
+    environment : mapping of str to str
+        What a process needs to reach it.
+    folder : Path
+        With its process numbers, NAME.pid.
     """
 
     bucket: str

@@ -11,14 +11,19 @@ class Tolerance:
 
     Attributes
     ----------
-    dual : of one dual activation and its polynomial, a few units in the last place.
-    kernel : of a whole kernel, a few hundred roundings deep; in float32, what is promised.
-    parallel : the same where correlations may be near +1 or -1 without being those of a pixel with itself. The
-        slope of arccos is infinite there: an error of eps in rho moves k0 by sqrt(2 eps) / pi, in every layer, in
-        float64; in float32 such pairs are computed in float64.
-    golden : against golden values, which other systems computed in float64 without exact correlations of 1, and of
-        NTKs whose only other value is the naive twin's: what is promised. Measured: 2e-8.
-    peer : the same over networks of all layers and images that are nearly parallel: what docs/porting.md promises.
+    dual : float
+        Of one dual activation and its polynomial, a few units in the last place.
+    kernel : float
+        Of a whole kernel, a few hundred roundings deep; in float32, what is promised.
+    parallel : float
+        The same where correlations may be near +1 or -1 without being those of a pixel with itself. The slope of arccos
+        is infinite there: an error of eps in rho moves k0 by sqrt(2 eps) / pi, in every layer, in float64; in float32
+        such pairs are computed in float64.
+    golden : float
+        Against golden values, which other systems computed in float64 without exact correlations of 1, and of NTKs
+        whose only other value is the naive twin's: what is promised. Measured: 2e-8.
+    peer : float
+        The same over networks of all layers and images that are nearly parallel: what docs/porting.md promises.
         Measured: 3.5e-7 and 7.0e-9.
     """
 

@@ -16,13 +16,19 @@ class Pairs:
 
     Attributes
     ----------
-    xx, zz : covariances of each image with itself, (n, H, W, H, W) and (m, H, W, H, W).
-    xz : covariances of the pairs, (n, m, H, W, H, W).
-    tangent : the NTK of the pairs accumulated so far, (n, m, H, W, H, W).
-    same : which pairs are a sample with itself, (n, m).
-    channels : of the inputs so far; None where infinite.
-    neighbours : of a pair of graphs, whose nodes are images of one column: the adjacency matrices of both, with 1 on
-        the diagonal.
+    xx, zz : array
+        Covariances of each image with itself, (n, H, W, H, W) and (m, H, W, H, W).
+    xz : array
+        Covariances of the pairs, (n, m, H, W, H, W).
+    tangent : array
+        The NTK of the pairs accumulated so far, (n, m, H, W, H, W).
+    same : array
+        Which pairs are a sample with itself, (n, m).
+    channels : int or None
+        Of the inputs so far; None where infinite.
+    neighbours : (array, array), optional
+        Of a pair of graphs, whose nodes are images of one column: the adjacency matrices of both, with 1 on the
+        diagonal.
     """
 
     xx: Array

@@ -49,8 +49,10 @@ def expect(function: Function, covariance: Array, first: Array, second: Array, r
 
     Parameters
     ----------
-    covariance : of u and v, (..., H, W, H, W).
-    first, second : variances of u, (..., H, W, 1, 1), and of v, (..., 1, 1, H, W).
+    covariance : array
+        Of u and v, (..., H, W, H, W).
+    first, second : array
+        Variances of u, (..., H, W, 1, 1), and of v, (..., 1, 1, H, W).
     """
     # Pairs of images by themselves: few need as many nodes as the one with the largest variances.
     result = np.empty_like(covariance)

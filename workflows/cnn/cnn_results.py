@@ -44,7 +44,8 @@ class Kernel(Task):
 
     Attributes
     ----------
-    seconds : of the processor, for kernel and solve.
+    seconds : float
+        Of the processor, for kernel and solve.
     """
 
     pooling: str
@@ -58,8 +59,10 @@ class Flow(Task):
 
     Attributes
     ----------
-    time : in largest stable steps of gradient descent.
-    train_error : squared error on the training images, as a share of the error of no training.
+    time : float
+        In largest stable steps of gradient descent.
+    train_error : float
+        Squared error on the training images, as a share of the error of no training.
     """
 
     pooling: str
@@ -90,8 +93,10 @@ class Result:
 
     Attributes
     ----------
-    train_error : squared error on the images that it was trained on, as a share of the error of no training.
-    seconds : of the processor, for training.
+    train_error : float
+        Squared error on the images that it was trained on, as a share of the error of no training.
+    seconds : float
+        Of the processor, for training.
     """
 
     accuracy: float

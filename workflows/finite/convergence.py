@@ -48,13 +48,19 @@ class Row:
 
     Attributes
     ----------
-    network, kind, width : which ones.
-    draws : networks.
-    error : root of the mean over networks of the squared error; all errors are of Frobenius norms, relative to the
-        exact kernel's.
-    deviation : standard error of the logarithm of ``error``, by resampling the networks.
-    mean_error : the same of means of the matrices of `DRAWS` networks.
-    seconds : of this process, for both kinds.
+    network, kind, width
+        Which ones.
+    draws : int
+        Networks.
+    error : float
+        Root of the mean over networks of the squared error; all errors are of Frobenius norms, relative to the exact
+        kernel's.
+    deviation : float
+        Standard error of the logarithm of ``error``, by resampling the networks.
+    mean_error : float
+        The same of means of the matrices of `DRAWS` networks.
+    seconds : float
+        Of this process, for both kinds.
     """
 
     network: str
@@ -73,7 +79,8 @@ class Slope:
 
     Attributes
     ----------
-    value, deviation : the slope and its standard error.
+    value, deviation : float
+        The slope and its standard error.
     """
 
     value: float

@@ -47,9 +47,12 @@ class Digits:
 
     Attributes
     ----------
-    x, labels : of the training digits, then those of the test digits.
-    targets : of the training digits, (n, 10): rows of 0.9 and -0.1.
-    nngp, ntk : of all digits.
+    x, labels : array
+        Of the training digits, then those of the test digits.
+    targets : array
+        Of the training digits, (n, 10): rows of 0.9 and -0.1.
+    nngp, ntk : array
+        Of all digits.
     """
 
     x: np.ndarray
@@ -126,7 +129,7 @@ def flows(starts: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    (networks, times, test digits, 10) array.
+    array, (networks, times, test digits, 10)
     """
     data, count = digits(), len(starts)
     k_train, k_cross = data.ntk[:TRAIN, :TRAIN], data.ntk[TRAIN:, :TRAIN]

@@ -23,16 +23,24 @@ class Row:
 
     Attributes
     ----------
-    width, time, starts : which networks, and how many.
-    distance, distance_deviation : mean over networks, and its standard error: how far the outputs are from those of
-        gradient flow from the same outputs at the beginning, relative to how far the flow went.
-    loss : mean squared error on the training digits.
-    accuracy : mean over networks, on the test digits.
-    mean_ratio : distance of the mean output of all networks from that of the ensemble, relative to the root of the
-        expected square of this distance for so many infinitely wide networks: 1 is chance.
-    variance, exact_variance : of an output over networks and over the ensemble, mean over the test digits.
-    step_distance : of gradient descent with the same steps from gradient flow, at infinite width.
-    seconds : to train a network to the end, of this process.
+    width, time, starts
+        Which networks, and how many.
+    distance, distance_deviation : float
+        Mean over networks, and its standard error: how far the outputs are from those of gradient flow from the same
+        outputs at the beginning, relative to how far the flow went.
+    loss : float
+        Mean squared error on the training digits.
+    accuracy : float
+        Mean over networks, on the test digits.
+    mean_ratio : float
+        Distance of the mean output of all networks from that of the ensemble, relative to the root of the expected
+        square of this distance for so many infinitely wide networks: 1 is chance.
+    variance, exact_variance : float
+        Of an output over networks and over the ensemble, mean over the test digits.
+    step_distance : float
+        Of gradient descent with the same steps from gradient flow, at infinite width.
+    seconds : float
+        To train a network to the end, of this process.
     """
 
     width: int
@@ -55,7 +63,8 @@ class WideNetworks(Chart):
 
     Attributes
     ----------
-    rows : by width and time.
+    rows : tuple of Row
+        By width and time.
     """
 
     rows: tuple[Row, ...]

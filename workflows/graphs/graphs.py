@@ -60,13 +60,20 @@ class Row:
 
     Attributes
     ----------
-    network : a name in `NETWORKS`.
-    folds_seed : of the folds.
-    best_by_fold : percent, of the penalty that is best on each validation fold.
-    best : percent, of the penalty that is best on all validation folds.
-    nested : percent, of penalties that are chosen within the training folds.
-    nested_deviation : of the last, over the folds.
-    kernel_seconds : processor time of the kernels of all networks, which come out of one pass.
+    network : str
+        A name in `NETWORKS`.
+    folds_seed : int
+        Of the folds.
+    best_by_fold : float
+        Percent, of the penalty that is best on each validation fold.
+    best : float
+        Percent, of the penalty that is best on all validation folds.
+    nested : float
+        Percent, of penalties that are chosen within the training folds.
+    nested_deviation : float
+        Of the last, over the folds.
+    kernel_seconds : float
+        Processor time of the kernels of all networks, which come out of one pass.
     """
 
     data: str

@@ -145,7 +145,8 @@ class Scored:
 
     Attributes
     ----------
-    seconds : by the clock, of one job.
+    seconds : float
+        By the clock, of one job.
     """
 
     rows: int
@@ -208,10 +209,14 @@ class Summary:
 
     Attributes
     ----------
-    accuracy : mean.
-    rank : mean over tables of the place among the methods, 1 the best; equals share their mean place (Friedman).
-    p90, p95 : share of tables with at least 90 or 95 % of the best method's accuracy.
-    pma, pma_deviation : mean and deviation over tables of the share of the best method's accuracy.
+    accuracy : float
+        Mean.
+    rank : float
+        Mean over tables of the place among the methods, 1 the best; equals share their mean place (Friedman).
+    p90, p95 : float
+        Share of tables with at least 90 or 95 % of the best method's accuracy.
+    pma, pma_deviation : float
+        Mean and deviation over tables of the share of the best method's accuracy.
     """
 
     accuracy: float

@@ -20,11 +20,16 @@ class Bar:
 
     Attributes
     ----------
-    name : of the stage or phase.
-    done, total : tiles.
-    rate, left : in words; "" where they are not known.
-    written_bytes : 0 is not shown.
-    is_sum : whether the row is the sum of rows above it.
+    name : str
+        Of the stage or phase.
+    done, total : int
+        Tiles.
+    rate, left : str
+        In words; "" where they are not known.
+    written_bytes : int
+        0 is not shown.
+    is_sum : bool
+        Whether the row is the sum of rows above it.
     """
 
     name: str

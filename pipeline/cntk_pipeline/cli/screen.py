@@ -19,10 +19,14 @@ class Moment:
 
     Attributes
     ----------
-    title : the run and its state.
-    bars : of all stages, in their order, and of the phase at work below its stages.
-    facts : names and texts: workers, troubles, driver, dashboard.
-    events : the latest lines of the log, in the order of time.
+    title : str
+        The run and its state.
+    bars : tuple of Bar
+        Of all stages, in their order, and of the phase at work below its stages.
+    facts : tuple of (str, str)
+        Names and texts: workers, troubles, driver, dashboard.
+    events : tuple of Line
+        The latest lines of the log, in the order of time.
     """
 
     title: str

@@ -40,8 +40,10 @@ def stop_on_signals(say: Callable[[str], None], drain_seconds: float) -> Iterato
 
     Parameters
     ----------
-    say : shows a line to people.
-    drain_seconds : how long the driver waits for tiles in flight.
+    say : callable
+        Shows a line to people.
+    drain_seconds : float
+        How long the driver waits for tiles in flight.
     """
     overrun = OVERRUN_SECONDS + max(drain_seconds - DRAIN_SECONDS, 0.0)
     stop, told = threading.Event(), False

@@ -13,8 +13,10 @@ class Outlet(io.FileIO):
 
     Attributes
     ----------
-    gone : whether everything is dropped from now on.
-    problem : the error; None without one, and where a reader has left: it has all the lines it wanted.
+    gone : bool
+        Whether everything is dropped from now on.
+    problem : OSError or None
+        The error; None without one, and where a reader has left: it has all the lines it wanted.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -38,11 +38,16 @@ class Look:
 
     Attributes
     ----------
-    report : of the run directory.
-    where : the whereabouts of the driver.
-    at_work : whether the driver has shown a sign of life since the last look.
-    paces : of the stages and phases, by their names.
-    activity : what the logs tell so far.
+    report : RunReport
+        Of the run directory.
+    where : Whereabouts
+        The whereabouts of the driver.
+    at_work : bool
+        Whether the driver has shown a sign of life since the last look.
+    paces : mapping of str to Pace
+        Of the stages and phases, by their names.
+    activity : Activity
+        What the logs tell so far.
     """
 
     report: RunReport
@@ -70,8 +75,10 @@ class Watcher:
 
     Parameters
     ----------
-    run : looked at.
-    clock : in seconds; it never goes back.
+    run : RunDirectory
+        Looked at.
+    clock : callable
+        In seconds; it never goes back.
     """
 
     def __init__(self, run: RunDirectory, clock: Callable[[], float] = time.monotonic) -> None:

@@ -25,11 +25,16 @@ class Completion:
 
     Attributes
     ----------
-    key : as given to `Executor.submit`.
-    result : the value that the call returned; None where it failed.
-    error : the exception that it raised.
-    worker_died : whether the worker was lost with it, again and again, so that the call is under suspicion.
-    cluster_lost : whether the call vanished with the cluster.
+    key : tuple
+        As given to `Executor.submit`.
+    result : object
+        The value that the call returned; None where it failed.
+    error : BaseException, optional
+        The exception that it raised.
+    worker_died : bool
+        Whether the worker was lost with it, again and again, so that the call is under suspicion.
+    cluster_lost : bool
+        Whether the call vanished with the cluster.
     """
 
     key: tuple[Any, ...]
@@ -45,8 +50,10 @@ class WorkerMemory:
 
     Attributes
     ----------
-    bytes : limit of the process.
-    slots : calls that share it.
+    bytes : int
+        Limit of the process.
+    slots : int
+        Calls that share it.
     """
 
     bytes: int
@@ -58,9 +65,12 @@ class Executor(ABC):
 
     Attributes
     ----------
-    slots : number of calls that run at once; it may change.
-    warnings : lines for people about settings that are less safe than possible.
-    drain_seconds : how long a driver that is to stop waits for calls that have begun.
+    slots : int
+        Number of calls that run at once; it may change.
+    warnings : tuple of str
+        Lines for people about settings that are less safe than possible.
+    drain_seconds : float
+        How long a driver that is to stop waits for calls that have begun.
     """
 
     slots: int

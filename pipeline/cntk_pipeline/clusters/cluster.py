@@ -25,9 +25,12 @@ class Opener(Protocol):
 
         Parameters
         ----------
-        config : the ``[cluster]`` table.
-        prepare : called in each process that computes, before its first tile.
-        stop : ends the wait for workers with `Interrupted`.
+        config : ClusterConfig
+            The ``[cluster]`` table.
+        prepare : callable
+            Called in each process that computes, before its first tile.
+        stop : Event, optional
+            Ends the wait for workers with `Interrupted`.
         """
 
 
@@ -62,23 +65,37 @@ class Cluster:
 
     Attributes
     ----------
-    executor : starts or reaches a cluster, and yields its executor.
-    deed : the effects of computing on it, in words that continue "this would". They are shown before a table of
-        another writer is followed.
-    preparation : what happens before the first tile, for people.
-    options : its own keys of ``[cluster]``, each with a default.
-    submitter : hands drivers to it; by default they run in the background of this machine.
-    extra : the extra of the package that it needs.
-    slots : counts the tiles that a table's cluster computes at once, for the forecast of a run.
-    memory : returns the memory of a table's workers before they exist; None where only the worker will know.
-    computes_here : whether it computes in processes of this machine, and connects to nothing else. Then a table of
-        another writer is followed, if it has only harmless keys: `clusters.trust`.
-    harmless_options : its own keys that anybody may set.
-    gives_devices : whether it starts workers, and gives each of them a graphics card of its own.
-    machines : counts the machines of a table's workers; None where a batch system chooses them.
-    drain_seconds : how long a driver that is to stop waits for tiles that have begun.
-    check : refuses, with `ConfigError`, a table that a driver in this process could not compute on, before it begins a
-        run; it may read files that the table names, and waits for nothing. A driver elsewhere has `Submitter.check`.
+    executor : Opener
+        Starts or reaches a cluster, and yields its executor.
+    deed : str
+        The effects of computing on it, in words that continue "this would". They are shown before a table of another
+        writer is followed.
+    preparation : str
+        What happens before the first tile, for people.
+    options : subclass of ClusterOptions
+        Its own keys of ``[cluster]``, each with a default.
+    submitter : Submitter
+        Hands drivers to it; by default they run in the background of this machine.
+    extra : Extra, optional
+        The extra of the package that it needs.
+    slots : callable
+        Counts the tiles that a table's cluster computes at once, for the forecast of a run.
+    memory : callable
+        Returns the memory of a table's workers before they exist; None where only the worker will know.
+    computes_here : bool
+        Whether it computes in processes of this machine, and connects to nothing else. Then a table of another writer
+        is followed, if it has only harmless keys: `clusters.trust`.
+    harmless_options : frozenset of str
+        Its own keys that anybody may set.
+    gives_devices : bool
+        Whether it starts workers, and gives each of them a graphics card of its own.
+    machines : callable
+        Counts the machines of a table's workers; None where a batch system chooses them.
+    drain_seconds : callable
+        How long a driver that is to stop waits for tiles that have begun.
+    check : callable
+        Refuses, with `ConfigError`, a table that a driver in this process could not compute on, before it begins a run;
+        it may read files that the table names, and waits for nothing. A driver elsewhere has `Submitter.check`.
     """
 
     executor: Opener

@@ -42,8 +42,10 @@ def cores_of_worker(threads: int, gpus: int | None) -> int:
 
     Parameters
     ----------
-    threads : of the worker.
-    gpus : cards of the machine, each of which has a worker: they share its cores; None for workers without cards.
+    threads : int
+        Of the worker.
+    gpus : int or None
+        Cards of the machine, each of which has a worker: they share its cores; None for workers without cards.
     """
     return threads if gpus is None else max(threads, core_count() // gpus)
 
@@ -53,7 +55,8 @@ class NanniesWithDevices:
 
     Parameters
     ----------
-    devices : at least as many as nannies at once.
+    devices : sequence of str
+        At least as many as nannies at once.
     """
 
     def __init__(self, devices: Sequence[str]) -> None:

@@ -12,8 +12,10 @@ class Extra:
 
     Attributes
     ----------
-    name : for pip.
-    modules : the modules that it installs.
+    name : str
+        For pip.
+    modules : tuple of str
+        The modules that it installs.
     """
 
     name: str

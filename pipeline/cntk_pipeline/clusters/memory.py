@@ -31,11 +31,16 @@ class TileNeed:
 
     Attributes
     ----------
-    name : of the kind of tile, for people.
-    key : of the workflow, which sets the tile.
-    tile : samples along its edge.
-    step : a tile is a multiple of so many samples.
-    task_bytes : bytes that a task of a given tile holds.
+    name : str
+        Of the kind of tile, for people.
+    key : str
+        Of the workflow, which sets the tile.
+    tile : int
+        Samples along its edge.
+    step : int
+        A tile is a multiple of so many samples.
+    task_bytes : callable
+        Bytes that a task of a given tile holds.
     """
 
     name: str
@@ -77,8 +82,10 @@ class IterationNeed:
 
     Attributes
     ----------
-    rank : of the preconditioner; 0 where a factor or the diagonal is the preconditioner.
-    task_bytes : bytes that the task holds, by the rank.
+    rank : int
+        Of the preconditioner; 0 where a factor or the diagonal is the preconditioner.
+    task_bytes : callable
+        Bytes that the task holds, by the rank.
     """
 
     rank: int

@@ -24,10 +24,14 @@ class JobStatus:
 
     Attributes
     ----------
-    state : in one word.
-    words : details for people: why it waits, where it runs, how it ended; may be empty.
-    timing : details that change all the time: the time left, or the expected start.
-    end : how it ended, in the batch system's own words and without a remedy; may be empty.
+    state : {"queued", "running", "gone", "unknown"}
+        In one word.
+    words : str
+        Details for people: why it waits, where it runs, how it ended; may be empty.
+    timing : str
+        Details that change all the time: the time left, or the expected start.
+    end : str
+        How it ended, in the batch system's own words and without a remedy; may be empty.
     """
 
     state: State
@@ -42,9 +46,12 @@ class Succession:
 
     Attributes
     ----------
-    follows : there is a next job.
-    withdrawn : there is no next job, since somebody has ended this one.
-    no_progress : there is no next job, since this one finished no tile; with the remedies.
+    follows : str
+        There is a next job.
+    withdrawn : str
+        There is no next job, since somebody has ended this one.
+    no_progress : str
+        There is no next job, since this one finished no tile; with the remedies.
     """
 
     follows: str
@@ -57,8 +64,9 @@ class Submitter(ABC):
 
     Attributes
     ----------
-    drives_itself : whether drivers run on the cluster, not in a terminal. Then ``cntk resume`` submits a run again
-        if it was submitted before.
+    drives_itself : bool
+        Whether drivers run on the cluster, not in a terminal. Then ``cntk resume`` submits a run again if it was
+        submitted before.
     """
 
     drives_itself: bool = False
@@ -90,9 +98,12 @@ class Submitter(ABC):
 
         Parameters
         ----------
-        place : the run directory.
-        config : its workflow.
-        told : the digest of the settings in the run directory that the driver may follow: `clusters.trust`.
+        place : StorePath
+            The run directory.
+        config : RunConfig
+            Its workflow.
+        told : str
+            The digest of the settings in the run directory that the driver may follow: `clusters.trust`.
 
         Raises
         ------

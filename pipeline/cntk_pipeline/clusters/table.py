@@ -74,8 +74,10 @@ def require_devices(config: ClusterConfig, engine: str, *, uses_devices: bool) -
 
     Parameters
     ----------
-    engine : name of the engine that computes the kernel.
-    uses_devices : whether it computes on cards.
+    engine : str
+        Name of the engine that computes the kernel.
+    uses_devices : bool
+        Whether it computes on cards.
 
     Raises
     ------

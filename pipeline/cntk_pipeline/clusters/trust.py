@@ -33,11 +33,16 @@ class Trusted:
 
     Attributes
     ----------
-    config : the workflow. It was read only once, so that the checked values are used.
-    source : the older run whose tiles are taken over; None where there is none, or its name is not trusted.
-    code : the word to import the code that the specification names; None where it names none.
-    refused_source : the older run that is named, but not followed; None where there is none.
-    shown : settings that are followed without a signature, one line each, for the user who allowed it.
+    config : RunConfig
+        The workflow. It was read only once, so that the checked values are used.
+    source : str or None
+        The older run whose tiles are taken over; None where there is none, or its name is not trusted.
+    code : UserCode, optional
+        The word to import the code that the specification names; None where it names none.
+    refused_source : str, optional
+        The older run that is named, but not followed; None where there is none.
+    shown : tuple of str
+        Settings that are followed without a signature, one line each, for the user who allowed it.
     """
 
     config: RunConfig
@@ -57,9 +62,12 @@ def digest(cluster: ClusterConfig, source: str | None, code: UserCode | None = N
 
     Parameters
     ----------
-    cluster : the table.
-    source : the older run to take tiles over from.
-    code : to import.
+    cluster : ClusterConfig
+        The table.
+    source : str or None
+        The older run to take tiles over from.
+    code : UserCode, optional
+        To import.
     """
     # Without defaults: a key that a later version adds must not end all trust.
     followed: list[object] = [cluster.model_dump(mode="json", exclude_defaults=True), source]
@@ -75,10 +83,14 @@ def read_trusted(
 
     Parameters
     ----------
-    run : the run directory.
-    cluster : a table of the user's own, to be used instead; it is no word to import code.
-    trust : whether the user wants to follow the directory.
-    told : the digest that a submitted driver got from its submitter.
+    run : RunDirectory
+        The run directory.
+    cluster : ClusterConfig, optional
+        A table of the user's own, to be used instead; it is no word to import code.
+    trust : bool
+        Whether the user wants to follow the directory.
+    told : str, optional
+        The digest that a submitted driver got from its submitter.
 
     Raises
     ------

@@ -95,20 +95,29 @@ class ClusterConfig(OpenSection):
 
     Attributes
     ----------
-    kind : the place where tiles are computed, by name; docs/operating.md compares the kinds.
-    workers : number of processes in all; by default one for every ``threads_per_worker`` cores that this process may
-        use, or that the batch job or the hosts have.
-    minimum_workers : smallest number of workers while kernel tiles are computed; by default ``workers``.
-    threads_per_worker : number of tiles that a process computes at once.
-    gpus_per_node : number of graphics cards of a machine, for kernels of ``engine = "cuda"``: each worker has a card of
-        its own, and a machine at most so many workers. docs/gpu.md says what each kind does.
-    memory_limit : memory of one worker. Bytes ("4GiB") are valid for all kinds; ``cntk plan`` says how many are needed.
-        "slurm" takes no share, and "kubernetes" needs bytes. Others also take a share of the machine's memory (0.5).
-        "auto" gives a worker the share of the machine's memory that its threads are of the cores; with "slurm" it is
-        the default of the site.
-    tls : encrypt everything between processes, with certificates of the cluster's own.
-    dashboard : address of Dask's dashboard; any but the loopback gives a warning.
-    metrics : address at which the driver itself serves Prometheus metrics, "HOST:PORT"; see docs/observability.md.
+    kind : str
+        The place where tiles are computed, by name; docs/operating.md compares the kinds.
+    workers : int or None
+        Number of processes in all; by default one for every ``threads_per_worker`` cores that this process may use, or
+        that the batch job or the hosts have.
+    minimum_workers : int or None
+        Smallest number of workers while kernel tiles are computed; by default ``workers``.
+    threads_per_worker : int
+        Number of tiles that a process computes at once.
+    gpus_per_node : int or None
+        Number of graphics cards of a machine, for kernels of ``engine = "cuda"``: each worker has a card of its own,
+        and a machine at most so many workers. docs/gpu.md says what each kind does.
+    memory_limit : str or float
+        Memory of one worker. Bytes ("4GiB") are valid for all kinds; ``cntk plan`` says how many are needed. "slurm"
+        takes no share, and "kubernetes" needs bytes. Others also take a share of the machine's memory (0.5). "auto"
+        gives a worker the share of the machine's memory that its threads are of the cores; with "slurm" it is the
+        default of the site.
+    tls : bool
+        Encrypt everything between processes, with certificates of the cluster's own.
+    dashboard : str
+        Address of Dask's dashboard; any but the loopback gives a warning.
+    metrics : str, optional
+        Address at which the driver itself serves Prometheus metrics, "HOST:PORT"; see docs/observability.md.
     """
 
     kind: str = "local"

@@ -18,23 +18,32 @@ class DataConfig(OpenSection):
 
     Attributes
     ----------
-    source : a data set by name, or the format of its files.
-    path : file or folder that the source reads; without it, the usual places are searched where there are any. It is
+    source : str
+        A data set by name, or the format of its files.
+    path : str, optional
+        File or folder that the source reads; without it, the usual places are searched where there are any. It is
         relative to the folder in which the command is typed.
-    task : what the labels are: "classification", "multilabel" (a column of 0 and 1 for each class) or "regression".
-        "auto" goes by their type: numbers that are not whole mean a regression; text, truth values and whole numbers a
+    task : {"auto", "classification", "multilabel", "regression"}
+        What the labels are: "classification", "multilabel" (a column of 0 and 1 for each class) or "regression". "auto"
+        goes by their type: numbers that are not whole mean a regression; text, truth values and whole numbers a
         classification.
-    train : number of training images, the first ones in file order; all by default.
-    train_blocks : cut the training part into this many equal consecutive blocks (CIFAR-10 has five batch files)
-        and take the first ``train / train_blocks`` of each.
-    test : number of test images, or their share, below 1; all by default. A data set without a test part is divided:
-        the test images follow the training images, or are the last ones where `train` is not given.
-    shuffle : bring the rows of each part into a random order of this seed before any are taken; by default they keep
-        the order of the files. Rows that are sorted by class need it.
-    standardize : subtract the training mean of each channel and divide by its standard deviation. Vectors have one mean
-        and deviation for all values, or with "per_feature" one for each feature.
-    standardize_first : number of the first chosen training images that both are measured on; all by default. A run that
-        grows keeps its values only if this is the number of images in the run it grows from.
+    train : int or None
+        Number of training images, the first ones in file order; all by default.
+    train_blocks : int
+        Cut the training part into this many equal consecutive blocks (CIFAR-10 has five batch files) and take the first
+        ``train / train_blocks`` of each.
+    test : int or float, optional
+        Number of test images, or their share, below 1; all by default. A data set without a test part is divided: the
+        test images follow the training images, or are the last ones where `train` is not given.
+    shuffle : int or None
+        Bring the rows of each part into a random order of this seed before any are taken; by default they keep the
+        order of the files. Rows that are sorted by class need it.
+    standardize : bool or {"per_feature"}
+        Subtract the training mean of each channel and divide by its standard deviation. Vectors have one mean and
+        deviation for all values, or with "per_feature" one for each feature.
+    standardize_first : int or None
+        Number of the first chosen training images that both are measured on; all by default. A run that grows keeps its
+        values only if this is the number of images in the run it grows from.
     """
 
     source: str = "digits"
@@ -81,10 +90,13 @@ class NetworkConfig(Section):
 
     Attributes
     ----------
-    preset : a family of networks by name, below.
-    options : further arguments of the preset.
-    layers : instead of a preset, a list of tables, each with ``layer``, its class, and that class's fields. Fields
-        that hold layers, like the branch of a Residual, are lists of tables again.
+    preset : str, optional
+        A family of networks by name, below.
+    options : mapping of str to Scalar
+        Further arguments of the preset.
+    layers : list of mapping of str to JsonValue, optional
+        Instead of a preset, a list of tables, each with ``layer``, its class, and that class's fields. Fields that hold
+        layers, like the branch of a Residual, are lists of tables again.
     """
 
     preset: str | None = None
@@ -106,9 +118,12 @@ class ReadoutsConfig(Section):
 
     Attributes
     ----------
-    depths : depths of the preset's networks; empty for explicit layers.
-    poolings : names of the preset's poolings ("gap", "flatten", "lap4"); empty takes its first one, if it has any.
-    kinds : the kernels of each network: "ntk", "nngp" or both.
+    depths : list of int
+        Depths of the preset's networks; empty for explicit layers.
+    poolings : list of str
+        Names of the preset's poolings ("gap", "flatten", "lap4"); empty takes its first one, if it has any.
+    kinds : list of {"ntk", "nngp"}
+        The kernels of each network: "ntk", "nngp" or both.
     """
 
     depths: list[int] = Field(default=[])
@@ -121,10 +136,14 @@ class KernelConfig(OpenSection):
 
     Attributes
     ----------
-    dtype : the type of the numbers that are computed and stored.
-    flips : average each value with the value for one image flipped left to right, like training also on all flips.
-    tile : samples along a tile's edge; "auto" chooses by the time of a pair.
-    engine : name of the engine that computes the values.
+    dtype : {"float32", "float64"}
+        The type of the numbers that are computed and stored.
+    flips : bool
+        Average each value with the value for one image flipped left to right, like training also on all flips.
+    tile : {"auto"} or int
+        Samples along a tile's edge; "auto" chooses by the time of a pair.
+    engine : str
+        Name of the engine that computes the values.
     """
 
     dtype: Literal["float32", "float64"] = "float32"
@@ -144,19 +163,25 @@ class SolveConfig(OpenSection):
 
     Attributes
     ----------
-    ridges : regularisers; each is added to the diagonal. For each read-out, "auto" takes the one of 1, 0.1, ..., 1e-7
-        times trace(K) / n, in a regression of 100, 10, ..., with the smallest mean squared leave-one-out error on the
+    ridges : {"auto"} or list of float
+        Regularisers; each is added to the diagonal. For each read-out, "auto" takes the one of 1, 0.1, ..., 1e-7 times
+        trace(K) / n, in a regression of 100, 10, ..., with the smallest mean squared leave-one-out error on the
         training images.
-    ridge_mode : "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
-    solver : "cholesky" factors, n^3 / 3 operations; "cg", conjugate gradients, streams the stored kernel once an
-        iteration; "centres" computes the kernel's columns of some training images alone. docs/solving.md compares them.
-    tile : samples along the edge of a tile of the factor, or of a block of the other solvers, rounded to whole kernel
+    ridge_mode : {"relative", "absolute"}
+        "relative" multiplies them by trace(K) / n, "absolute" takes them as they are.
+    solver : str
+        "cholesky" factors, n^3 / 3 operations; "cg", conjugate gradients, streams the stored kernel once an iteration;
+        "centres" computes the kernel's columns of some training images alone. docs/solving.md compares them.
+    tile : {"auto"} or int
+        Samples along the edge of a tile of the factor, or of a block of the other solvers, rounded to whole kernel
         tiles; "auto" chooses when the run begins. From 12,288 training samples on, the tile of a factor follows the
         number of tiles computed at once, and with it the last bits of a solution.
-    unit_diagonal : regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
-    choose_by : what the training images choose by: "leave_one_out", or "evidence", the log marginal likelihood with the
-        best factor of the kernel. It chooses among the ridges of "auto" and among all systems of the run, and needs the
-        key of the same name in [inference]. By default, leave-one-out chooses where the run has it.
+    unit_diagonal : bool
+        Regress on ``K_ij / sqrt(K_ii K_jj)``; the stored kernel stays as it is.
+    choose_by : {"leave_one_out", "evidence"}, optional
+        What the training images choose by: "leave_one_out", or "evidence", the log marginal likelihood with the best
+        factor of the kernel. It chooses among the ridges of "auto" and among all systems of the run, and needs the key
+        of the same name in [inference]. By default, leave-one-out chooses where the run has it.
     """
 
     ridges: Literal["auto"] | Annotated[list[float], Field(min_length=1)] = Field(default=[0.0])

@@ -25,8 +25,10 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
 
     Parameters
     ----------
-    path : of a regular file.
-    what : the kind of file, for messages.
+    path : str or Path
+        Of a regular file.
+    what : str
+        The kind of file, for messages.
 
     Raises
     ------

@@ -46,8 +46,10 @@ class StoreConfig(Section):
 
     Attributes
     ----------
-    path : the run directory; by default ``runs/NAME``. It is relative to the folder in which the command is typed.
-    grow_from : an older run directory; tiles that are the same in both are taken over instead of computed.
+    path : str, optional
+        The run directory; by default ``runs/NAME``. It is relative to the folder in which the command is typed.
+    grow_from : str, optional
+        An older run directory; tiles that are the same in both are taken over instead of computed.
     """
 
     path: Place | None = None
@@ -71,7 +73,8 @@ class RunConfig(Section):
 
     Attributes
     ----------
-    name : a name for the run, its folder and its jobs: letters, digits, dots, hyphens and underscores.
+    name : str
+        A name for the run, its folder and its jobs: letters, digits, dots, hyphens and underscores.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -111,11 +114,15 @@ def load_config(
 
     Parameters
     ----------
-    path : of a TOML file.
-    overrides : ``section.key=value``, applied after the file. Values are TOML; a text that does not begin like a TOML
-        value is taken as a string.
-    cluster_file : a file whose ``[cluster]`` table replaces the workflow's.
-    given : texts by "section.key", taken as they are, after the overrides.
+    path : str or Path
+        Of a TOML file.
+    overrides : sequence of str
+        ``section.key=value``, applied after the file. Values are TOML; a text that does not begin like a TOML value is
+        taken as a string.
+    cluster_file : str or Path, optional
+        A file whose ``[cluster]`` table replaces the workflow's.
+    given : mapping of str to str, optional
+        Texts by "section.key", taken as they are, after the overrides.
 
     Raises
     ------
@@ -157,8 +164,10 @@ def make_config(workflow: "str | Path | Mapping[str, Any] | RunConfig", given: M
 
     Parameters
     ----------
-    workflow : a TOML file, nested tables, or a workflow.
-    given : values by "section.key", put in the place of the workflow's.
+    workflow : str, Path, mapping of str to object, or RunConfig
+        A TOML file, nested tables, or a workflow.
+    given : mapping of str to object
+        Values by "section.key", put in the place of the workflow's.
 
     Raises
     ------
@@ -218,9 +227,12 @@ def read_options(model: type[_Parsed], section: OpenSection, name: str) -> _Pars
 
     Parameters
     ----------
-    model : of the kind's keys.
-    section : the table.
-    name : of the table, for messages.
+    model : subclass of _Parsed
+        Of the kind's keys.
+    section : OpenSection
+        The table.
+    name : str
+        Of the table, for messages.
 
     Raises
     ------

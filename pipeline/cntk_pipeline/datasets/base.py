@@ -31,9 +31,9 @@ class Split:
 
     Parameters
     ----------
-    images : array, (n, H, W, C) or (n, features), or graphs as `graphs.pack` makes them
-        Channels last; uint8, float16, float32 or float64. Absent steps of sequences, (n, 1, T, C), hold NaN, and so do
-        absent pixels in all channels.
+    images : object array
+        Array, (n, H, W, C) or (n, features), or graphs as `graphs.pack` makes them Channels last; uint8, float16,
+        float32 or float64. Absent steps of sequences, (n, 1, T, C), hold NaN, and so do absent pixels in all channels.
     labels : int64 array, (n,), or float64 array, (n, targets), or None
         In a classification, positions in the data set's `classes`; otherwise a column for each of them. None where they
         are not known, which a test part may leave open.

@@ -57,8 +57,11 @@ def warnings_of(data: Dataset, ridges: list[float], mirrored: bool = False) -> t
     Parameters
     ----------
     data : Dataset
-    ridges : of the regression; without one (0), equal images make the kernel singular.
-    mirrored : as in `equal_images`.
+        Dataset
+    ridges : list of float
+        Of the regression; without one (0), equal images make the kernel singular.
+    mirrored : bool
+        As in `equal_images`.
 
     Raises
     ------

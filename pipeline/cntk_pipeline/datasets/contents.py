@@ -47,12 +47,18 @@ class Contents:
 
     Attributes
     ----------
-    train, test : numbers of images.
-    shape : of an image, (H, W, C) or (features,).
-    classes : in the order of their labels; of several classes an image, each is counted.
-    task : of the data set.
-    targets : of a regression, which has no classes.
-    has_test_labels : whether the labels of the test images are known.
+    train, test : int
+        Numbers of images.
+    shape : tuple of int
+        Of an image, (H, W, C) or (features,).
+    classes : tuple of ClassCount
+        In the order of their labels; of several classes an image, each is counted.
+    task : {"classification", "multilabel", "regression"}
+        Of the data set.
+    targets : tuple of TargetRange
+        Of a regression, which has no classes.
+    has_test_labels : bool
+        Whether the labels of the test images are known.
     """
 
     train: int

@@ -77,13 +77,15 @@ def decode_as(source: Path | BinaryIO, where: object, wanted: WantedPictures) ->
 
     Parameters
     ----------
-    source, where : as in `decode`.
+    source, where
+        As in `decode`.
     wanted : WantedPictures
         The mode and the size.
 
     Returns
     -------
-    The pixels, and what was done to the picture: "converted", "resized", both or neither.
+    (uint8 array, set of str)
+        The pixels, and what was done to the picture: "converted", "resized", both or neither.
 
     Raises
     ------

@@ -55,8 +55,10 @@ class Pictures:
     ----------
     images : uint8 array, (n, H, W, C)
         C is 1 or 3.
-    rows : which of the sources they are; without on_error = "skip", all.
-    notes : what was done to them, counted.
+    rows : int64 array
+        Which of the sources they are; without on_error = "skip", all.
+    notes : tuple of str
+        What was done to them, counted.
     """
 
     images: npt.NDArray[np.uint8]

@@ -27,7 +27,8 @@ def recognise(given: str) -> Keys:
 
     Returns
     -------
-    The keys of ``[data]``: the source, the path, and the keys that the source cannot do without.
+    Keys
+        The keys of ``[data]``: the source, the path, and the keys that the source cannot do without.
 
     Raises
     ------

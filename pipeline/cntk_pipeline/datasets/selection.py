@@ -81,6 +81,7 @@ def shuffle(dataset: Dataset, seed: int) -> Dataset:
     Parameters
     ----------
     dataset : Dataset
+        Dataset
     seed : int
         From 0 to 2**32 - 1.
 

@@ -34,10 +34,13 @@ class Like:
 
     Attributes
     ----------
-    pictures : their size and mode; what is not wanted stays as a picture has it.
-    layout : what the axes of arrays are, as of "npz".
-    features : names of the features of a table, as `datasets.columns.feature_names` writes them; none takes all columns
-        of numbers.
+    pictures : WantedPictures
+        Their size and mode; what is not wanted stays as a picture has it.
+    layout : {"channels_last", "channels_first", "sequences"}
+        What the axes of arrays are, as of "npz".
+    features : tuple of str
+        Names of the features of a table, as `datasets.columns.feature_names` writes them; none takes all columns of
+        numbers.
     """
 
     pictures: WantedPictures = AS_IT_IS
@@ -55,12 +58,18 @@ class Unlabelled:
 
     Attributes
     ----------
-    origin : the file or folder.
-    names : of the images: their files, or their row numbers.
-    shape : ``(n, H, W, C)``, ``(n, H, W)`` or ``(n, features)``.
-    dtype : of the pixels.
-    read : returns the images from one row up to, but without, another.
-    notes : remarks on what was not read.
+    origin : str
+        The file or folder.
+    names : sequence of str
+        Of the images: their files, or their row numbers.
+    shape : tuple of int
+        ``(n, H, W, C)``, ``(n, H, W)`` or ``(n, features)``.
+    dtype : dtype
+        Of the pixels.
+    read : callable
+        Returns the images from one row up to, but without, another.
+    notes : tuple of str
+        Remarks on what was not read.
     """
 
     origin: str
@@ -86,10 +95,12 @@ def open_images(place: str | Path, like: Like = PLAIN) -> Unlabelled:
 
     Parameters
     ----------
-    place : A folder, whose pictures, also those in folders below, are taken in the order of their names. Or an array
-        of images. Or an archive with images under one of `KEYS`. Or a table, ``.csv``, ``.tsv`` or ``.parquet``, of
+    place : str or Path
+        A folder, whose pictures, also those in folders below, are taken in the order of their names. Or an array of
+        images. Or an archive with images under one of `KEYS`. Or a table, ``.csv``, ``.tsv`` or ``.parquet``, of
         features or with a column of pictures.
-    like : the way in which other images were read.
+    like : Like
+        The way in which other images were read.
 
     Raises
     ------

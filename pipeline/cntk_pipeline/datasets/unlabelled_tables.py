@@ -49,7 +49,8 @@ def features_of(table: Any, names: tuple[str, ...], where: str) -> npt.NDArray[n
 
     Parameters
     ----------
-    table : pyarrow table
+    table : object
+        Pyarrow table
     names : tuple of str
         The features: the name of a column of numbers, or "column=value" for a column of text. None takes all columns of
         numbers.

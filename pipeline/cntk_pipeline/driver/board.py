@@ -14,8 +14,10 @@ class Board:
 
     Parameters
     ----------
-    run : the path of the run directory.
-    clock : the source of time.
+    run : str
+        The path of the run directory.
+    clock : Clock
+        The source of time.
     """
 
     def __init__(self, run: str, clock: Clock = time.monotonic) -> None:

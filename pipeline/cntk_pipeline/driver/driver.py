@@ -64,14 +64,22 @@ class Progress:
 
     Attributes
     ----------
-    done, total : numbers of tasks; both include tasks done before this driver began.
-    entries_done, entries_total : matrix entries, of a kernel of graphs pairs of nodes, likewise.
-    entries_now : entries computed by this driver.
-    elapsed_seconds : since this driver began.
-    retries, quarantined : tiles tried again, and tiles given up because they kill their workers.
-    receipt : of the tile that just finished.
-    note : additional text for people. Where there is one, more tasks may follow than ``total`` counts.
-    stages : the same tasks by the kind of their stage, in the order of their jobs.
+    done, total : int
+        Numbers of tasks; both include tasks done before this driver began.
+    entries_done, entries_total : int
+        Matrix entries, of a kernel of graphs pairs of nodes, likewise.
+    entries_now : int
+        Entries computed by this driver.
+    elapsed_seconds : float
+        Since this driver began.
+    retries, quarantined : int
+        Tiles tried again, and tiles given up because they kill their workers.
+    receipt : Receipt, optional
+        Of the tile that just finished.
+    note : str
+        Additional text for people. Where there is one, more tasks may follow than ``total`` counts.
+    stages : tuple of StageProgress
+        The same tasks by the kind of their stage, in the order of their jobs.
     """
 
     done: int
@@ -101,9 +109,12 @@ class Outcome:
 
     Attributes
     ----------
-    done : all finished tasks, including the tasks given as done. Their receipts are in the journal.
-    failed : errors of the tasks that could not be computed.
-    blocked : tasks that waited for a failed one.
+    done : MutableSet of Task
+        All finished tasks, including the tasks given as done. Their receipts are in the journal.
+    failed : mapping of Task to BaseException
+        Errors of the tasks that could not be computed.
+    blocked : list of Task
+        Tasks that waited for a failed one.
     """
 
     done: MutableSet[Task] = field(default_factory=TaskSet)
@@ -136,13 +147,20 @@ class Driver:
 
     Parameters
     ----------
-    run_path : given to every task's `Owner.compute`.
-    executor : where jobs run.
-    journal : where receipts go.
-    on_progress : called after each receipt.
-    stop : set it to let tiles in flight finish, for the executor's ``drain_seconds``, and then raise `Interrupted`.
-    require_lease : raises where this driver does not hold the run's lease any more.
-    clock : the source of time.
+    run_path : str
+        Given to every task's `Owner.compute`.
+    executor : Executor
+        Where jobs run.
+    journal : Journal
+        Where receipts go.
+    on_progress : callable
+        Called after each receipt.
+    stop : Event
+        Set it to let tiles in flight finish, for the executor's ``drain_seconds``, and then raise `Interrupted`.
+    require_lease : callable
+        Raises where this driver does not hold the run's lease any more.
+    clock : Clock
+        The source of time.
     """
 
     def __init__(

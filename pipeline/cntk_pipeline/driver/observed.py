@@ -32,7 +32,8 @@ class Observed:
 
     Attributes
     ----------
-    compute : called as ``function(run_path, task)``, returns a `Receipt`.
+    compute : callable
+        Called as ``function(run_path, task)``, returns a `Receipt`.
     """
 
     compute: Callable[[str, Task], Receipt]

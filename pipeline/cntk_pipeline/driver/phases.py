@@ -46,15 +46,24 @@ class Phases:
 
     Attributes
     ----------
-    run : where jobs read and write.
-    executor : where they run.
-    view : shows the progress.
-    clock : measures phases.
-    board : collects the progress for the cluster's own pages.
-    stop : set it to let tiles in flight finish, then `Interrupted` is raised.
-    verify : read every finished chunk and compare its checksums, not only its size.
-    lease : of the driver at work.
-    source : the older run that finished tiles are taken over from; None for none.
+    run : RunDirectory
+        Where jobs read and write.
+    executor : Executor
+        Where they run.
+    view : View
+        Shows the progress.
+    clock : PhaseClock
+        Measures phases.
+    board : Board
+        Collects the progress for the cluster's own pages.
+    stop : Event
+        Set it to let tiles in flight finish, then `Interrupted` is raised.
+    verify : bool
+        Read every finished chunk and compare its checksums, not only its size.
+    lease : Lease
+        Of the driver at work.
+    source : str or None
+        The older run that finished tiles are taken over from; None for none.
     """
 
     run: RunDirectory
@@ -137,9 +146,12 @@ def working(
 
     Parameters
     ----------
-    run, view, stop, lease, verify, source : as of `Phases`.
-    cluster : the ``[cluster]`` table.
-    prepare : called in each process that computes, before its first tile.
+    run, view, stop, lease, verify, source
+        As of `Phases`.
+    cluster : ClusterConfig
+        The ``[cluster]`` table.
+    prepare : callable
+        Called in each process that computes, before its first tile.
     """
     kind = cluster_of(cluster)
     view.say(kind.preparation)

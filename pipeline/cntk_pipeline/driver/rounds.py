@@ -21,10 +21,14 @@ class Course:
 
     Attributes
     ----------
-    name : of the system.
-    rounds : lists of jobs; each is asked for when the list before is done.
-    solution : the job, in the last round, that the ``closing`` jobs wait for.
-    closing : jobs that end the course; they run with that round.
+    name : str
+        Of the system.
+    rounds : iterator of list of Job
+        Lists of jobs; each is asked for when the list before is done.
+    solution : Job
+        The job, in the last round, that the ``closing`` jobs wait for.
+    closing : sequence of Job
+        Jobs that end the course; they run with that round.
     """
 
     name: str
@@ -38,7 +42,8 @@ class Tally:
 
     Parameters
     ----------
-    show : receives the sums.
+    show : callable
+        Receives the sums.
     """
 
     def __init__(self, show: Callable[[Progress], None]) -> None:
@@ -77,14 +82,19 @@ def run_rounds(
 
     Parameters
     ----------
-    run_jobs : runs a list of jobs and returns their outcome.
-    tally : sums up the progress of the rounds.
-    note : called before each round; returns additional text to show, on the convergence of iterations.
+    run_jobs : callable
+        Runs a list of jobs and returns their outcome.
+    tally : Tally
+        Sums up the progress of the rounds.
+    note : callable
+        Called before each round; returns additional text to show, on the convergence of iterations.
 
     Returns
     -------
-    outcome : of all jobs; an error of a course itself counts as an error of its solution.
-    finished : names of the courses whose jobs are all done.
+    outcome : Outcome
+        Of all jobs; an error of a course itself counts as an error of its solution.
+    finished : list of str
+        Names of the courses whose jobs are all done.
     """
     total, finished, under_way = Outcome(), [], list(courses)
     solutions_ahead = {course.name for course in courses}

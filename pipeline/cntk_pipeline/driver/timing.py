@@ -25,10 +25,14 @@ class PhaseTiming:
 
     Attributes
     ----------
-    stage : name of the phase; the record, the log and the metrics call it a stage.
-    wall_seconds : by the clock.
-    slot_seconds : time by the clock, times the number of slots.
-    core_seconds : inside tasks.
+    stage : str
+        Name of the phase; the record, the log and the metrics call it a stage.
+    wall_seconds : float
+        By the clock.
+    slot_seconds : float
+        Time by the clock, times the number of slots.
+    core_seconds : float
+        Inside tasks.
     """
 
     stage: str
@@ -62,8 +66,10 @@ class PhaseClock:
 
     Parameters
     ----------
-    run : the run of the phases.
-    slots : asked at each receipt, since workers come and go.
+    run : RunDirectory
+        The run of the phases.
+    slots : callable
+        Asked at each receipt, since workers come and go.
     """
 
     def __init__(self, run: RunDirectory, slots: Callable[[], int]) -> None:

@@ -79,7 +79,8 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         The prediction of each training sample from all the others.
     probabilities_ : Probabilities
         The calibrated map from predictions to probabilities.
-    n_features_in_, feature_names_in_ : as scikit-learn has them.
+    n_features_in_, feature_names_in_
+        As scikit-learn has them.
 
     Examples
     --------
@@ -127,7 +128,8 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array, (n, features) or (n, H, W, C); with "precomputed", (n, n).
+        X : array, (n, features) or (n, H, W, C)
+            With "precomputed", (n, n).
         y : array, (n,)
             Classes of any type that scikit-learn takes: numbers, text or truth values; at least two.
 
@@ -185,7 +187,8 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        float64 array, (n, c); with two classes (n,), the second class's minus the first's.
+        float64 array
+            (n, c); with two classes (n,), the second class's minus the first's.
         """
         means = self._means(X)
         return means[:, 1] - means[:, 0] if len(self.classes_) == 2 else means

@@ -42,10 +42,14 @@ def fit_samples(
 
     Parameters
     ----------
-    estimator : with its parameters.
-    source : of the kernel.
-    samples, targets : of the training; targets ``(n, c)``, or ``(n,)``.
-    auto : the ridges of "auto".
+    estimator : object
+        With its parameters.
+    source : KernelSource
+        Of the kernel.
+    samples, targets : array
+        Of the training; targets ``(n, c)``, or ``(n,)``.
+    auto : sequence of float
+        The ridges of "auto".
 
     Raises
     ------

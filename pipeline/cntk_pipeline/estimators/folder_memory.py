@@ -32,9 +32,12 @@ class FolderMemory(Kept):
 
     Parameters
     ----------
-    folder : made when something is kept.
-    question : all that values depend on, as plain values.
-    dtype : of values.
+    folder : str or Path
+        Made when something is kept.
+    question : Json
+        All that values depend on, as plain values.
+    dtype : str
+        Of values.
 
     Raises
     ------

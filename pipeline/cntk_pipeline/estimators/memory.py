@@ -36,9 +36,12 @@ def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x
 
     Parameters
     ----------
-    memory : a run directory, which is only read; or a folder, which is made, and keeps what is computed.
-    question : what is asked.
-    x1, x2 : inputs; None for ``x2`` means ``x1``.
+    memory : str or Path
+        A run directory, which is only read; or a folder, which is made, and keeps what is computed.
+    question : KernelQuestion
+        What is asked.
+    x1, x2 : array
+        Inputs; None for ``x2`` means ``x1``.
 
     Raises
     ------
@@ -91,10 +94,14 @@ def fill_memory(
 
     Parameters
     ----------
-    memory : a folder.
-    networks : those of a search.
-    x : all samples of the search, as the estimators get them.
-    dtype, flips, image_shape, n_jobs : as those of the estimators.
+    memory : str or Path
+        A folder.
+    networks : sequence of Layer
+        Those of a search.
+    x : array_like
+        All samples of the search, as the estimators get them.
+    dtype, flips, image_shape, n_jobs
+        As those of the estimators.
 
     Raises
     ------
@@ -145,9 +152,12 @@ class _Wanted:
 
     Attributes
     ----------
-    samples : their digests.
-    inputs : one array with a row for each.
-    rows, columns : the places of the request's inputs among them.
+    samples
+        Their digests.
+    inputs
+        One array with a row for each.
+    rows, columns
+        The places of the request's inputs among them.
     """
 
     def __init__(self, dtype: str, x1: Array, x2: Array | None) -> None:

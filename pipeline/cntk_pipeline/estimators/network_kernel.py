@@ -78,7 +78,8 @@ class NetworkKernel(Kernel):
         X, Y : array, (n, features) or (n, H, W, C)
             None for ``Y`` means ``X``, and so does the array ``X`` itself. Samples of a copy of ``X`` are others, which
             only `Dropout` tells.
-        eval_gradient : also return the gradient by the hyperparameters, of which there are none: ``(n, n, 0)``.
+        eval_gradient : bool
+            Also return the gradient by the hyperparameters, of which there are none: ``(n, n, 0)``.
 
         Returns
         -------

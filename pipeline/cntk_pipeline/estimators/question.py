@@ -25,12 +25,18 @@ class KernelQuestion:
 
     Attributes
     ----------
-    network : of the inputs.
-    kind : "ntk" or "nngp".
-    dtype : "float32" or "float64"; kept as such where NumPy's type is given.
-    flips : average over images and their mirror images.
-    image_shape : (H, W, C) of the images that features are; None for vectors, and for images ``(n, H, W, C)``.
-    n_jobs : number of threads; None means all cores.
+    network : Layer
+        Of the inputs.
+    kind : str
+        "ntk" or "nngp".
+    dtype : str
+        "float32" or "float64"; kept as such where NumPy's type is given.
+    flips : bool
+        Average over images and their mirror images.
+    image_shape : (int, int, int), optional
+        (H, W, C) of the images that features are; None for vectors, and for images ``(n, H, W, C)``.
+    n_jobs : int, optional
+        Number of threads; None means all cores.
 
     Raises
     ------

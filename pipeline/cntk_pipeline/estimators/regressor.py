@@ -49,7 +49,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
         The factor of the kernel under which the targets are most likely; standard deviations contain its root. It is
         infinite without a ridge where centres do not reach the targets, and NaN where the ridge is so small that
         rounding hides whether they do.
-    n_features_in_, feature_names_in_ : as scikit-learn has them.
+    n_features_in_, feature_names_in_
+        As scikit-learn has them.
 
     Examples
     --------
@@ -98,7 +99,8 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array, (n, features) or (n, H, W, C); with "precomputed", (n, n).
+        X : array, (n, features) or (n, H, W, C)
+            With "precomputed", (n, n).
         y : array, (n,) or (n, outputs)
             Real numbers.
 
@@ -163,15 +165,19 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array, (n, features) or (n, H, W, C); with "precomputed", (n, n_fit).
-        return_std : also return the posterior standard deviation of the function, without noise.
-        return_cov : also return the posterior covariance of the function instead.
+        X : array, (n, features) or (n, H, W, C)
+            With "precomputed", (n, n_fit).
+        return_std : bool
+            Also return the posterior standard deviation of the function, without noise.
+        return_cov : bool
+            Also return the posterior covariance of the function instead.
 
         Returns
         -------
-        float64 array, (n,) or (n, outputs), the mean; then of the same shape the standard deviation, or (n, n) or
-        (n, n, outputs) the covariance. Both are those of a Gaussian process with ``signal_variance_`` times the
-        kernel as its prior, and ``signal_variance_`` times ``absolute_ridge_`` as the variance of the noise.
+        float64 array
+            (n,) or (n, outputs), the mean; then of the same shape the standard deviation, or (n, n) or (n, n, outputs)
+            the covariance. Both are those of a Gaussian process with ``signal_variance_`` times the kernel as its
+            prior, and ``signal_variance_`` times ``absolute_ridge_`` as the variance of the noise.
 
         Raises
         ------

@@ -27,9 +27,12 @@ class RunMemory(Kept):
 
     Parameters
     ----------
-    path : of the run directory, which may be unfinished; tiles that are missing are computed in memory, not kept.
-    question : what is asked.
-    input_shape : of one sample.
+    path : str or Path
+        Of the run directory, which may be unfinished; tiles that are missing are computed in memory, not kept.
+    question : KernelQuestion
+        What is asked.
+    input_shape : tuple of int
+        Of one sample.
 
     Raises
     ------

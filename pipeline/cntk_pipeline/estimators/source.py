@@ -29,8 +29,10 @@ class KernelSource:
 
     Attributes
     ----------
-    question : the kernel; None where X is a kernel matrix.
-    memory : a folder or a run directory with kept values, or None.
+    question : KernelQuestion or None
+        The kernel; None where X is a kernel matrix.
+    memory : str or Path, optional
+        A folder or a run directory with kept values, or None.
     """
 
     question: KernelQuestion | None

@@ -17,8 +17,10 @@ class Inputs:
 
     Attributes
     ----------
-    anywhere : whether any pixel may be absent; otherwise they are sequences.
-    present : (n, H, W) bool, which pixels are there.
+    anywhere : bool
+        Whether any pixel may be absent; otherwise they are sequences.
+    present : bool array, (n, H, W)
+        Which pixels are there.
     """
 
     anywhere: bool
@@ -36,9 +38,12 @@ class Here:
 
     Attributes
     ----------
-    inputs : of the network.
-    presence : which pixels of them tell of the positions.
-    size : height and width.
+    inputs : Inputs
+        Of the network.
+    presence : Presence
+        Which pixels of them tell of the positions.
+    size : (int, int)
+        Height and width.
     """
 
     inputs: Inputs
@@ -66,10 +71,14 @@ class Weighing(nn.Module):
 
     Parameters
     ----------
-    here : the positions; of weights "share", those before the windows.
-    weights : the kind of number, as in `Gate`.
-    windows : along rows and along columns; for weights "share" alone.
-    scale : multiplies it.
+    here : Here
+        The positions; of weights "share", those before the windows.
+    weights : str
+        The kind of number, as in `Gate`.
+    windows : (Windows, Windows), optional
+        Along rows and along columns; for weights "share" alone.
+    scale : float
+        Multiplies it.
     """
 
     def __init__(

@@ -33,13 +33,19 @@ def build(
 
     Parameters
     ----------
-    network : a layer, or a `Sequential` of layers.
-    width : channels that each layer with weights makes.
-    input_shape : of one input, (H, W, C) or (features,); where the network takes sequences also (T, C), which is (1, T,
-        C). The module takes a batch of such inputs.
-    outputs : channels of the last layer, which must be `Dense` then; None is the width.
-    seed : of the weights, a whole number of at least 0 or several; None draws others each time.
-    dtype : "float32" or "float64", of the weights; both have the same ones, up to rounding.
+    network : Layer
+        A layer, or a `Sequential` of layers.
+    width : int
+        Channels that each layer with weights makes.
+    input_shape : tuple of int
+        Of one input, (H, W, C) or (features,); where the network takes sequences also (T, C), which is (1, T, C). The
+        module takes a batch of such inputs.
+    outputs : int, optional
+        Channels of the last layer, which must be `Dense` then; None is the width.
+    seed : int, tuple of int, optional
+        Of the weights, a whole number of at least 0 or several; None draws others each time.
+    dtype : str
+        "float32" or "float64", of the weights; both have the same ones, up to rounding.
 
     Raises
     ------
@@ -77,7 +83,8 @@ def count_weights(
 
     Parameters
     ----------
-    network, width, input_shape, outputs : as of `build`.
+    network, width, input_shape, outputs
+        As of `build`.
 
     Raises
     ------
@@ -101,8 +108,10 @@ class Counts:
 
     Attributes
     ----------
-    weights, trained : all weights, and those that are trained.
-    outputs : channels of its output.
+    weights, trained : int
+        All weights, and those that are trained.
+    outputs : int
+        Channels of its output.
     """
 
     weights: int

@@ -19,8 +19,10 @@ class Draw:
 
     Attributes
     ----------
-    rng : draws them; None makes tensors that have a shape and no values.
-    dtype : of the tensors.
+    rng : Generator or None
+        Draws them; None makes tensors that have a shape and no values.
+    dtype : str
+        Of the tensors.
     """
 
     rng: np.random.Generator | None
@@ -44,11 +46,16 @@ class Place:
 
     Attributes
     ----------
-    shape : of its input in the algebra.
-    channels : of its input in the finite network.
-    width : channels that layers with weights make.
-    batch : of graphs, those that the network is given; None where its inputs are images or vectors.
-    inputs : those that the network is given, where they may have absent positions.
+    shape : Shape
+        Of its input in the algebra.
+    channels : int
+        Of its input in the finite network.
+    width : int
+        Channels that layers with weights make.
+    batch : Batch, optional
+        Of graphs, those that the network is given; None where its inputs are images or vectors.
+    inputs : Inputs, optional
+        Those that the network is given, where they may have absent positions.
     """
 
     shape: Shape

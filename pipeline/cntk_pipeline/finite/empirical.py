@@ -38,9 +38,12 @@ class Draws:
 
     Attributes
     ----------
-    network, width, input_shape, seed, dtype : as of `finite.build`.
-    kind : "nngp" or "ntk".
-    count : networks.
+    network, width, input_shape, seed, dtype
+        As of `finite.build`.
+    kind : str
+        "nngp" or "ntk".
+    count : int
+        Networks.
 
     Raises
     ------
@@ -96,10 +99,14 @@ class Products:
 
     Attributes
     ----------
-    modules : makes the networks, the same ones each time.
-    kind : "nngp" or "ntk".
-    block_bytes : of the rows that are held at once, if two of them are not more.
-    stopped : makes a computation of another thread return soon, with numbers that mean nothing.
+    modules : callable
+        Makes the networks, the same ones each time.
+    kind : str
+        "nngp" or "ntk".
+    block_bytes : int
+        Of the rows that are held at once, if two of them are not more.
+    stopped : bool
+        Makes a computation of another thread return soon, with numbers that mean nothing.
     """
 
     modules: "Callable[[], Iterator[nn.Module]]"
@@ -169,20 +176,27 @@ def empirical_kernel(
 
     Parameters
     ----------
-    network : a network of the algebra that ends in a vector; or a module with weights of its own, which takes a batch
-        of inputs of the shape that is given, and is used as it is: call its ``eval()`` first where it has dropout or
-        batch normalisation. It gets one input after the other, as numbers of its parameters' dtype; a module with an
+    network : Layer or Module
+        A network of the algebra that ends in a vector; or a module with weights of its own, which takes a batch of
+        inputs of the shape that is given, and is used as it is: call its ``eval()`` first where it has dropout or batch
+        normalisation. It gets one input after the other, as numbers of its parameters' dtype; a module with an
         ``nn.Embedding`` gets whole numbers as they are.
-    x, z : inputs, ``(n, H, W, C)`` or ``(n, features)``, for a module of any shape; None for ``z`` means ``x``.
-    kind : "ntk" or "nngp".
-    width : channels of each layer with weights.
-    seed, draws : of the networks, and how many of them.
-    dtype : "float32" or "float64", of the networks; that of a module is its own.
-    block_bytes : of the derivatives that are held at once, at least those of two inputs. A smaller number costs time.
+    x, z : array
+        Inputs, ``(n, H, W, C)`` or ``(n, features)``, for a module of any shape; None for ``z`` means ``x``.
+    kind : str
+        "ntk" or "nngp".
+    width : int, optional
+        Channels of each layer with weights.
+    seed, draws : int
+        Of the networks, and how many of them.
+    dtype : str
+        "float32" or "float64", of the networks; that of a module is its own.
+    block_bytes : int
+        Of the derivatives that are held at once, at least those of two inputs. A smaller number costs time.
 
     Returns
     -------
-    (n_x, n_z) float64 array.
+    float64 array, (n_x, n_z)
 
     Raises
     ------

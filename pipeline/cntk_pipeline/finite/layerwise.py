@@ -46,15 +46,20 @@ def empirical_kernels(
 
     Parameters
     ----------
-    network : a network of the algebra that ends in a vector.
-    x : inputs, ``(n, H, W, C)`` or ``(n, features)``.
-    width : channels of each layer with weights.
-    kinds : "ntk", "nngp" or both.
-    seed, draws, dtype : as of `empirical_kernel`.
+    network : Layer
+        A network of the algebra that ends in a vector.
+    x : array
+        Inputs, ``(n, H, W, C)`` or ``(n, features)``.
+    width : int
+        Channels of each layer with weights.
+    kinds : sequence of str
+        "ntk", "nngp" or both.
+    seed, draws, dtype
+        As of `empirical_kernel`.
 
     Returns
     -------
-    (draws, kinds, n, n) float64 array.
+    float64 array, (draws, kinds, n, n)
 
     Raises
     ------

@@ -40,8 +40,10 @@ class Affine(Weighted):
 
     Parameters
     ----------
-    weight, bias : Gaussians, (outputs, inputs) and (outputs,); in the NTK parameterization of deviation 1.
-    scale, b_scale : what multiplies them; in the NTK parameterization ``w_std / sqrt(inputs)`` and ``b_std``.
+    weight, bias : Tensor
+        Gaussians, (outputs, inputs) and (outputs,); in the NTK parameterization of deviation 1.
+    scale, b_scale : float
+        What multiplies them; in the NTK parameterization ``w_std / sqrt(inputs)`` and ``b_std``.
     """
 
     def __init__(
@@ -59,12 +61,16 @@ class Convolution(Weighted):
 
     Parameters
     ----------
-    weight, bias : Gaussians, (outputs, inputs, height, width) and (outputs,).
-    scale, b_scale : what multiplies them; in the NTK parameterization ``w_std / sqrt(inputs height width)`` and
-        ``b_std``.
-    strides : down and right, in pixels.
-    pads : pixels outside: left, right, above, below.
-    circular : whether the image is repeated outside, instead of zeros.
+    weight, bias : Tensor
+        Gaussians, (outputs, inputs, height, width) and (outputs,).
+    scale, b_scale : float
+        What multiplies them; in the NTK parameterization ``w_std / sqrt(inputs height width)`` and ``b_std``.
+    strides : (int, int)
+        Down and right, in pixels.
+    pads : (int, int, int, int)
+        Pixels outside: left, right, above, below.
+    circular : bool
+        Whether the image is repeated outside, instead of zeros.
     """
 
     def __init__(
@@ -102,12 +108,17 @@ class Attention(Weighted):
 
     Parameters
     ----------
-    weights : unit Gaussians by name: "query", "key", "value" and "out", (outputs, inputs) each, and "bias", (outputs,),
-        of the output. The key equals the query at the beginning.
-    scales : of query, key, value and out: deviations divided by the roots of their inputs.
-    b_std : the deviation of the bias.
-    trained : whether the weights are trained.
-    here : the positions, where some may be absent; these get no weight.
+    weights : mapping of str to Tensor
+        Unit Gaussians by name: "query", "key", "value" and "out", (outputs, inputs) each, and "bias", (outputs,), of
+        the output. The key equals the query at the beginning.
+    scales : mapping of str to float
+        Of query, key, value and out: deviations divided by the roots of their inputs.
+    b_std : float
+        The deviation of the bias.
+    trained : bool
+        Whether the weights are trained.
+    here : Here, optional
+        The positions, where some may be absent; these get no weight.
     """
 
     def __init__(
@@ -156,10 +167,14 @@ class Mixing(nn.Module):
 
     Parameters
     ----------
-    keys : what queries and keys are of the input.
-    mechanism : makes attention of logits that ``gain`` multiplies.
-    plus_identity : whether the input is added.
-    here : the positions, where some may be absent; these get no weight.
+    keys : Module
+        What queries and keys are of the input.
+    mechanism : str
+        Makes attention of logits that ``gain`` multiplies.
+    plus_identity : bool
+        Whether the input is added.
+    here : Here, optional
+        The positions, where some may be absent; these get no weight.
     """
 
     def __init__(
@@ -181,10 +196,14 @@ class LinearHeads(Weighted):
 
     Parameters
     ----------
-    keys : what queries and keys are of the input.
-    weights : unit Gaussians: query, key and value, (heads, inputs); out, (outputs, heads); bias, (outputs,).
-    scales : of query, key, value and out: deviations divided by the roots of their inputs.
-    here : the positions, where some may be absent; these are left out of the sum.
+    keys : Module
+        What queries and keys are of the input.
+    weights : mapping of str to Tensor
+        Unit Gaussians: query, key and value, (heads, inputs); out, (outputs, heads); bias, (outputs,).
+    scales : mapping of str to float
+        Of query, key, value and out: deviations divided by the roots of their inputs.
+    here : Here, optional
+        The positions, where some may be absent; these are left out of the sum.
     """
 
     def __init__(
@@ -216,8 +235,10 @@ class Embedding(Weighted):
 
     Parameters
     ----------
-    vectors : unit Gaussians, (positions, channels).
-    root : of the covariance of two positions, (positions, positions).
+    vectors : Tensor
+        Unit Gaussians, (positions, channels).
+    root : Tensor
+        Of the covariance of two positions, (positions, positions).
     """
 
     def __init__(self, vectors: torch.Tensor, root: torch.Tensor, *, trained: bool) -> None:
@@ -233,8 +254,10 @@ class Pool(nn.Module):
 
     Parameters
     ----------
-    rows, columns : weights of the positions along each axis, (windows, positions).
-    vector : whether one window is left, which becomes a vector.
+    rows, columns : Tensor
+        Weights of the positions along each axis, (windows, positions).
+    vector : bool
+        Whether one window is left, which becomes a vector.
     """
 
     def __init__(self, rows: torch.Tensor, columns: torch.Tensor, vector: bool) -> None:
@@ -253,8 +276,10 @@ class MaxPool(nn.Module):
 
     Parameters
     ----------
-    window, strides : height and width in pixels.
-    pads : pixels outside: left, right, above, below; none of them is the largest.
+    window, strides : (int, int)
+        Height and width in pixels.
+    pads : (int, int, int, int)
+        Pixels outside: left, right, above, below; none of them is the largest.
     """
 
     def __init__(self, window: tuple[int, int], strides: tuple[int, int], pads: tuple[int, int, int, int]) -> None:
@@ -289,11 +314,16 @@ class Recurrence(Weighted):
 
     Parameters
     ----------
-    weights : unit Gaussians, "recurrent" (units, units), "input" (units, inputs) and "bias" (units,).
-    scales : what multiplies them: deviations, those of weights divided by the roots of what they sum over.
-    function : the activation, of ``(n, units)``.
-    backward : from the last step to the first.
-    here : the steps, where some may be absent; states are 0 there.
+    weights : mapping of str to Tensor
+        Unit Gaussians, "recurrent" (units, units), "input" (units, inputs) and "bias" (units,).
+    scales : mapping of str to float
+        What multiplies them: deviations, those of weights divided by the roots of what they sum over.
+    function : Function
+        The activation, of ``(n, units)``.
+    backward : bool
+        From the last step to the first.
+    here : Here, optional
+        The steps, where some may be absent; states are 0 there.
     """
 
     def __init__(
@@ -347,7 +377,8 @@ class Concatenation(nn.Module):
 
     Parameters
     ----------
-    scales : factors of both, which give them their shares whatever their widths are.
+    scales : (float, float)
+        Factors of both, which give them their shares whatever their widths are.
     """
 
     def __init__(self, first: nn.Module, second: nn.Module, scales: tuple[float, float]) -> None:
@@ -363,7 +394,8 @@ class Repeated(nn.Module):
 
     Parameters
     ----------
-    scales : of the input and of what is behind each block, which lie side by side at the end; None keeps the last.
+    scales : list of float, optional
+        Of the input and of what is behind each block, which lie side by side at the end; None keeps the last.
     """
 
     def __init__(self, blocks: list[nn.Module], inject: bool, scales: list[float] | None = None) -> None:
@@ -421,9 +453,12 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    body : takes images ``(n, channels, H, W)``, or vectors.
-    input_shape : of one input, (H, W, C) or (features,).
-    sequences : whether ``(n, T, C)`` are sequences, which are images of one row.
+    body : Module
+        Takes images ``(n, channels, H, W)``, or vectors.
+    input_shape : tuple of int
+        Of one input, (H, W, C) or (features,).
+    sequences : bool
+        Whether ``(n, T, C)`` are sequences, which are images of one row.
     """
 
     _input_shape: tuple[int, ...] | None = None  # of modules that an earlier version saved whole

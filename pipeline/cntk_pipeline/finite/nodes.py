@@ -16,8 +16,10 @@ class Batch:
 
     Attributes
     ----------
-    adjacency : (n, nodes, nodes), with 1 on the diagonal of each node that is there.
-    present : (n, nodes), 1 for a node that is there, 0 for those that fill up smaller graphs.
+    adjacency : Tensor
+        (n, nodes, nodes), with 1 on the diagonal of each node that is there.
+    present : Tensor
+        (n, nodes), 1 for a node that is there, 0 for those that fill up smaller graphs.
     """
 
     adjacency: torch.Tensor = field(default_factory=lambda: torch.zeros(0))

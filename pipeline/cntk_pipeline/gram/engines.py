@@ -40,8 +40,10 @@ def load_code(run: RunDirectory, code: UserCode) -> None:
 
     Parameters
     ----------
-    run : its specification names the code and its digest.
-    code : what the user has allowed.
+    run : RunDirectory
+        Its specification names the code and its digest.
+    code : UserCode
+        What the user has allowed.
 
     Raises
     ------
@@ -66,7 +68,8 @@ def make_engine(record: EngineRecord, question: Question) -> Engine:
 
     Parameters
     ----------
-    record : as of `read_engine`, or of an earlier process.
+    record : EngineRecord
+        As of `read_engine`, or of an earlier process.
 
     Raises
     ------
@@ -150,8 +153,9 @@ def other_versions(run: RunDirectory) -> dict[str, tuple[str, str]]:
 
     Returns
     -------
-    The version of the run and the one here, by library; nothing of libraries that the run has no version of, as runs
-    of earlier versions.
+    mapping of str to (str, str)
+        The version of the run and the one here, by library; nothing of libraries that the run has no version of, as
+        runs of earlier versions.
     """
     before, here = run.provenance.versions, versions_for(run.specification.engine)
     own = set(here) - set(library_versions())

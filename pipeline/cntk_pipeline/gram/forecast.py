@@ -14,14 +14,22 @@ class KernelSize:
 
     Attributes
     ----------
-    train, test : numbers of images.
-    tile : samples along the edge of a tile.
-    dtype : of the values.
-    readouts : number of kernels in one pass.
-    centres : columns of the kernel, where they are not all training images.
-    test_weight : the cost of a test image divided by the cost of a training image; 1 except for graphs.
-    symmetric : whether these are the leading training images.
-    kernel_bytes : room for the stored tiles of K(train, train); None where all are stored.
+    train, test : int
+        Numbers of images.
+    tile : int
+        Samples along the edge of a tile.
+    dtype : str
+        Of the values.
+    readouts : int
+        Number of kernels in one pass.
+    centres : int, optional
+        Columns of the kernel, where they are not all training images.
+    test_weight : float
+        The cost of a test image divided by the cost of a training image; 1 except for graphs.
+    symmetric : bool
+        Whether these are the leading training images.
+    kernel_bytes : int, optional
+        Room for the stored tiles of K(train, train); None where all are stored.
     """
 
     train: int
@@ -57,8 +65,10 @@ def forecast_kernel(size: KernelSize, pair_seconds: float, *, test_kernel: bool)
 
     Parameters
     ----------
-    pair_seconds : of a pair of images on one core, all read-outs together.
-    test_kernel : whether K(test, test) is computed.
+    pair_seconds : float
+        Of a pair of images on one core, all read-outs together.
+    test_kernel : bool
+        Whether K(test, test) is computed.
     """
     rows, columns = Cut(size.train, size.tile).pieces, Cut(size.test, size.tile).pieces
     chunk, line = size.chunk_bytes, size.line_bytes

@@ -26,8 +26,10 @@ def require_types(tables: Sequence[Any], layers: Mapping[str, type[Layer]], plac
 
     Parameters
     ----------
-    tables : as of `layers.spelling.read`.
-    layers : classes by name.
+    tables : sequence
+        As of `layers.spelling.read`.
+    layers : mapping of str to subclass of Layer
+        Classes by name.
 
     Raises
     ------

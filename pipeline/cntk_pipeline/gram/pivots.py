@@ -165,9 +165,12 @@ def forecast_pivots(size: KernelSize, pair_seconds: float, product_rate: float) 
 
     Parameters
     ----------
-    size : of the kernel, with its centres.
-    pair_seconds : of a pair of images on one core.
-    product_rate : of float64 matrix products, floating-point operations a second and core.
+    size : KernelSize
+        Of the kernel, with its centres.
+    pair_seconds : float
+        Of a pair of images on one core.
+    product_rate : float
+        Of float64 matrix products, floating-point operations a second and core.
     """
     train, tile, centres = size.train, size.tile, size.centres or 0
     rows, columns = Cut(train, tile), Cut(centres, tile)

@@ -158,9 +158,11 @@ def kernel_jobs(run: RunDirectory, nodes: NodeCounts | None = None, kept: KeptTi
 
     Parameters
     ----------
-    nodes : of graphs, where their tiles are to be computed: a job's entries are pairs of nodes then. Not so where the
+    nodes : NodeCounts, optional
+        Of graphs, where their tiles are to be computed: a job's entries are pairs of nodes then. Not so where the
         kernel itself draws its columns, whose graphs are known one column of tiles after the other.
-    kept : the tiles of K(train, train) that are stored; None for all.
+    kept : KeptTiles, optional
+        The tiles of K(train, train) that are stored; None for all.
     """
     symmetric = not run.specification.has_pivots
     counts = nodes if symmetric else None
@@ -200,9 +202,12 @@ class _Weights:
 
     Attributes
     ----------
-    sums : (pieces,) int64, of all that are in a piece.
-    alone : (pieces,) int64, the pairs of each with itself.
-    triangles : (pieces,) int64, the pairs on and below the diagonal of a piece with itself.
+    sums : int64 array, (pieces,)
+        Of all that are in a piece.
+    alone : int64 array, (pieces,)
+        The pairs of each with itself.
+    triangles : int64 array, (pieces,)
+        The pairs on and below the diagonal of a piece with itself.
     """
 
     sums: Array
@@ -292,11 +297,13 @@ def compute_train_tile(run: RunDirectory, readout: str, tile: Tile) -> Array:
 
     Parameters
     ----------
-    tile : on or below the diagonal.
+    tile : Tile
+        On or below the diagonal.
 
     Returns
     -------
-    (rows, columns) array of the run's dtype, with the bits that `compute` writes.
+    array, (rows, columns)
+        Of the run's dtype, with the bits that `compute` writes.
 
     Raises
     ------
@@ -315,11 +322,13 @@ def compute_train_pairs(run: RunDirectory, readout: str, later: Array, earlier: 
 
     Parameters
     ----------
-    later, earlier : numbers of training images, rising, ``(m,)`` and ``(k,)``.
+    later, earlier : array
+        Numbers of training images, rising, ``(m,)`` and ``(k,)``.
 
     Returns
     -------
-    (m, k) array of the run's dtype, with the bits that `compute` writes: the later image of a pair is on the left.
+    array, (m, k)
+        Of the run's dtype, with the bits that `compute` writes: the later image of a pair is on the left.
 
     Raises
     ------
@@ -450,10 +459,14 @@ def prepare_worker(
 
     Parameters
     ----------
-    run_path : of the run directory.
-    versions : of the driver's libraries.
-    code : the user's own code that the driver may import, and so this process; None for none.
-    computes : whether the engine is needed with a whole kernel too, as where solves compute tiles that are not stored.
+    run_path : str
+        Of the run directory.
+    versions : mapping of str to str
+        Of the driver's libraries.
+    code : UserCode, optional
+        The user's own code that the driver may import, and so this process; None for none.
+    computes : bool
+        Whether the engine is needed with a whole kernel too, as where solves compute tiles that are not stored.
 
     Raises
     ------
@@ -506,7 +519,8 @@ def is_whole(run: RunDirectory, *, test_kernel: bool = False) -> bool:
 
     Parameters
     ----------
-    test_kernel : whether those of K(test, test) must be there too.
+    test_kernel : bool
+        Whether those of K(test, test) must be there too.
     """
     if run.specification.has_pivots and not run.has_all_pivots:
         return False

@@ -76,14 +76,19 @@ def choose_ridges(run: RunDirectory, selections: Sequence[Json], capacity: Capac
 
     Parameters
     ----------
-    run : its kernel must be done.
-    selections : specifications of the choices, as in `requested_selections`.
-    capacity : of the workers; it decides which method is quicker.
-    run_jobs : runs jobs of a named phase.
+    run : RunDirectory
+        Its kernel must be done.
+    selections : sequence of Json
+        Specifications of the choices, as in `requested_selections`.
+    capacity : Capacity
+        Of the workers; it decides which method is quicker.
+    run_jobs : RunJobs
+        Runs jobs of a named phase.
 
     Returns
     -------
-    The failures of the jobs. The record of a choice is written if none of its own jobs failed.
+    Outcome
+        The failures of the jobs. The record of a choice is written if none of its own jobs failed.
     """
     by_method: dict[bool, list[Json]] = {True: [], False: []}
     candidates = ridge_candidates(run.specification.data.task)

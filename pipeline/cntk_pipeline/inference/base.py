@@ -25,16 +25,26 @@ class Product:
 
     Attributes
     ----------
-    stage : of its jobs; names the solve, the arrays and the record, with a digest or a number of the parameters.
-    owner : of the stage.
-    arrays : the arrays to create.
-    jobs : the jobs that fill the arrays.
-    record : how its record is read; None for a product that serves other products only.
-    summarise : reads the filled arrays and returns the record.
-    parameters : further inputs of the jobs, beside their tiles; kept as attributes of the arrays' group.
-    label : of the system or the network, for people.
-    specification : of a product that belongs to no system: its solve.json, without a ridge.
-    record_name : name of the record's file, if it lies beside solve.json.
+    stage : Stage
+        Of its jobs; names the solve, the arrays and the record, with a digest or a number of the parameters.
+    owner : Owner
+        Of the stage.
+    arrays : tuple of ArraySpec
+        The arrays to create.
+    jobs : tuple of Job
+        The jobs that fill the arrays.
+    record : Record of object, optional
+        How its record is read; None for a product that serves other products only.
+    summarise : callable, optional
+        Reads the filled arrays and returns the record.
+    parameters : Json
+        Further inputs of the jobs, beside their tiles; kept as attributes of the arrays' group.
+    label : str
+        Of the system or the network, for people.
+    specification : Json, optional
+        Of a product that belongs to no system: its solve.json, without a ridge.
+    record_name : str
+        Name of the record's file, if it lies beside solve.json.
     """
 
     stage: Stage
@@ -91,10 +101,14 @@ class Shown:
 
     Attributes
     ----------
-    title : above the table.
-    columns : names of all columns but the first.
-    rows : texts.
-    first : the name of the first column, which says what a row is of.
+    title : str
+        Above the table.
+    columns : tuple of str
+        Names of all columns but the first.
+    rows : tuple of tuple of str
+        Texts.
+    first : str
+        The name of the first column, which says what a row is of.
     """
 
     title: str
@@ -115,16 +129,26 @@ class Result(ABC):
 
     Attributes
     ----------
-    key : in a workflow.
-    earlier_keys : its keys in workflows of earlier versions.
-    option : type of its value in a workflow, for pydantic; a false value asks for nothing.
-    owner : of its stage.
-    record : of one system or network.
-    needs_factor : whether it is computed from the factor in float64.
-    needs_test_kernel : whether it reads K(test, test).
-    needs_test_labels : whether it compares predictions with the labels of the test images.
-    needs_classes : whether it asks for a classification with one class an image.
-    knows_centres : whether it is computed where the kernel has the columns of the centres alone.
+    key : str
+        In a workflow.
+    earlier_keys : tuple of str
+        Its keys in workflows of earlier versions.
+    option : object
+        Type of its value in a workflow, for pydantic; a false value asks for nothing.
+    owner : Owner
+        Of its stage.
+    record : Record of object
+        Of one system or network.
+    needs_factor : bool
+        Whether it is computed from the factor in float64.
+    needs_test_kernel : bool
+        Whether it reads K(test, test).
+    needs_test_labels : bool
+        Whether it compares predictions with the labels of the test images.
+    needs_classes : bool
+        Whether it asks for a classification with one class an image.
+    knows_centres : bool
+        Whether it is computed where the kernel has the columns of the centres alone.
     """
 
     key: ClassVar[str]

@@ -26,10 +26,13 @@ class CalibrationRecord:
 
     Attributes
     ----------
-    softmax_scale : multiplies the means before the softmax; one over it is the temperature. It is 1e-4, and the
-        probabilities are equal, where the left-out means do not differ: see `fit_probabilities`.
-    left_out : scores of the training images, each predicted from all others. The scale was fitted to these.
-    test : scores of the test images; None where they have no labels.
+    softmax_scale : float
+        Multiplies the means before the softmax; one over it is the temperature. It is 1e-4, and the probabilities are
+        equal, where the left-out means do not differ: see `fit_probabilities`.
+    left_out : ProbabilityScores
+        Scores of the training images, each predicted from all others. The scale was fitted to these.
+    test : ProbabilityScores or None
+        Scores of the test images; None where they have no labels.
     """
 
     softmax_scale: NotNegative

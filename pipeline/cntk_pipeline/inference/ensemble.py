@@ -59,8 +59,10 @@ def blocks(run_path: str | Path, readout: str) -> Blocks:
 
     Parameters
     ----------
-    run_path : of a run directory.
-    readout : name of the kernel, as `cntk inspect` lists them.
+    run_path : str or Path
+        Of a run directory.
+    readout : str
+        Name of the kernel, as `cntk inspect` lists them.
 
     Returns
     -------
@@ -99,7 +101,8 @@ class TrainingNeed:
 
     Attributes
     ----------
-    train, test : numbers of images.
+    train, test : int
+        Numbers of images.
     """
 
     train: int
@@ -135,8 +138,10 @@ def ensemble_product(run: RunDirectory, ntk: str, times: Sequence[float], *, cov
 
     Parameters
     ----------
-    ntk : name of the read-out; the NNGP of the same network is another read-out.
-    times : of gradient flow with learning rate 1 under the loss ``1/2 mean over all n c entries``; infinity is the end.
+    ntk : str
+        Name of the read-out; the NNGP of the same network is another read-out.
+    times : sequence of float
+        Of gradient flow with learning rate 1 under the loss ``1/2 mean over all n c entries``; infinity is the end.
     """
     network = ntk.removesuffix("ntk").removesuffix("-") or "network"
     specification: Json = {

@@ -32,12 +32,16 @@ class EvidenceRecord:
 
     Attributes
     ----------
-    log_determinant : of the kernel plus ridge.
-    log_evidence : of all columns of the targets, with the kernel as it is.
-    scales : the factors of the kernel with which the targets are most likely: one for each target of a regression, one
-        for all columns of the other tasks.
-    best_log_evidence : with these factors. A column whose targets are all equal is left out of it, and of the factor of
-        several columns, since its best factor is zero; None where no column is left.
+    log_determinant : float
+        Of the kernel plus ridge.
+    log_evidence : float
+        Of all columns of the targets, with the kernel as it is.
+    scales : tuple of float
+        The factors of the kernel with which the targets are most likely: one for each target of a regression, one for
+        all columns of the other tasks.
+    best_log_evidence : float or None
+        With these factors. A column whose targets are all equal is left out of it, and of the factor of several
+        columns, since its best factor is zero; None where no column is left.
     """
 
     log_determinant: float

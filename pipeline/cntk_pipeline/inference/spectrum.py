@@ -36,9 +36,12 @@ class SpectrumRecord:
 
     Attributes
     ----------
-    largest, largest_residuals : falling, and the bound of each.
-    smallest, smallest_residuals : rising, and the bound of each.
-    maximal_learning_rate : of gradient descent; None where the largest eigenvalue is not above 0.
+    largest, largest_residuals : tuple of float
+        Falling, and the bound of each.
+    smallest, smallest_residuals : tuple of float
+        Rising, and the bound of each.
+    maximal_learning_rate : float or None
+        Of gradient descent; None where the largest eigenvalue is not above 0.
     """
 
     largest: tuple[float, ...]
@@ -137,8 +140,10 @@ def lanczos(product: Callable[[Array], Array], n: int, steps: int) -> tuple[Arra
 
     Returns
     -------
-    values : ``min(steps, n)`` Ritz values, rising.
-    residuals : of each value; an eigenvalue lies within this distance of it.
+    values : array
+        ``min(steps, n)`` Ritz values, rising.
+    residuals : array
+        Of each value; an eigenvalue lies within this distance of it.
     """
     basis = np.empty((min(steps, n), n))
     rng = np.random.default_rng(0)  # the same answer every time
@@ -175,8 +180,10 @@ def rounding_of(values: Array, n: int) -> float:
 
     Parameters
     ----------
-    values : eigenvalues, the largest among them.
-    n : samples of the kernel.
+    values : array
+        Eigenvalues, the largest among them.
+    n : int
+        Samples of the kernel.
     """
     return float(n * np.finfo(np.float64).eps * np.abs(values).max())
 

@@ -26,8 +26,10 @@ def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
 
     Parameters
     ----------
-    arrays : by the keys of the data source "npz".
-    place : of the run directory.
+    arrays : mapping of str to object
+        By the keys of the data source "npz".
+    place : StorePath
+        Of the run directory.
 
     Raises
     ------

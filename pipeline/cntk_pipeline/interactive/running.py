@@ -46,13 +46,17 @@ def run(
 
     Parameters
     ----------
-    workflow : the name of a workflow file, its tables as a dictionary, or a `RunConfig`.
-    data : arrays in memory as the data set, by the keys of the data source "npz": ``x_train``, ``y_train``, and
-        perhaps ``x_test``, ``y_test``, ``classes``. They are stored in the run directory, and take the place of the
-        workflow's data source.
-    progress : False shows nothing. Otherwise there is a bar in a terminal, a widget in a notebook that has ipywidgets,
-        and lines elsewhere.
-    **overrides : values in the place of the workflow's, as ``section__key=value``: ``solve__ridges=[1e-3]``,
+    workflow : str, Path, mapping of str to object, or RunConfig
+        The name of a workflow file, its tables as a dictionary, or a `RunConfig`.
+    data : mapping of str to object, optional
+        Arrays in memory as the data set, by the keys of the data source "npz": ``x_train``, ``y_train``, and perhaps
+        ``x_test``, ``y_test``, ``classes``. They are stored in the run directory, and take the place of the workflow's
+        data source.
+    progress : bool
+        False shows nothing. Otherwise there is a bar in a terminal, a widget in a notebook that has ipywidgets, and
+        lines elsewhere.
+    **overrides : object
+        Values in the place of the workflow's, as ``section__key=value``: ``solve__ridges=[1e-3]``,
         ``store__path="runs/new"``.
 
     Raises

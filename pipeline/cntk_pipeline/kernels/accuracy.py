@@ -52,13 +52,16 @@ def _sensitivity(function: Pointwise, step: int) -> Array:
 
     Parameters
     ----------
-    step : of the variance before the function; see `variance_steps`. Beyond what a series takes, it is the largest
-        that it takes.
+    step : int
+        Of the variance before the function; see `variance_steps`. Beyond what a series takes, it is the largest that it
+        takes.
 
     Returns
     -------
-    (1 + grid,): the deviation of the correlation behind over that before, and for each distance from 1 the derivative
-    of the slope by the correlation, over the slope at 1. What overflows is refused elsewhere, and 0 here.
+    array
+        (1 + grid,): the deviation of the correlation behind over that before, and for each distance from 1 the
+        derivative of the slope by the correlation, over the slope at 1. What overflows is refused elsewhere, and 0
+        here.
     """
     variance = np.array(2.0 ** (step / STEPS_PER_OCTAVE))
     near = 1 - np.concatenate([[0], _GRID[-1:], _GRID / 2, 2 * _GRID])
@@ -98,15 +101,24 @@ class _Deviations:
 
     Attributes
     ----------
-    variance : (n,), its mean.
-    distance : (grid, n), ``q``.
-    nearest : (grid, n), the smallest q so far.
-    error : (n,), ``r`` in units of ``eps``.
-    steady : (n,), the same without growth.
-    lost : (grid, n), the error of the NTK so far, in the same units.
-    mixed : whether a window has averaged over positions.
-    flat : whether equal positions alone meet.
-    masked : whether a sample with itself is more than two equal images.
+    variance : array, (n,)
+        Its mean.
+    distance : array, (grid, n)
+        ``q``.
+    nearest : array, (grid, n)
+        The smallest q so far.
+    error : array, (n,)
+        ``r`` in units of ``eps``.
+    steady : array, (n,)
+        The same without growth.
+    lost : array, (grid, n)
+        The error of the NTK so far, in the same units.
+    mixed : bool
+        Whether a window has averaged over positions.
+    flat : bool
+        Whether equal positions alone meet.
+    masked : bool
+        Whether a sample with itself is more than two equal images.
     """
 
     variance: Array
@@ -142,14 +154,19 @@ class Accuracy:
 
     Parameters
     ----------
-    program : what is computed.
-    layout : where the statistics of an operation lie, by its index.
-    eps : rounding of the dtype of the planes.
+    program : Program
+        What is computed.
+    layout : mapping of int to Statistics
+        Where the statistics of an operation lie, by its index.
+    eps : float
+        Rounding of the dtype of the planes.
 
     Attributes
     ----------
-    flat : (readouts,) bool, whether equal positions alone meet in a read-out.
-    masked : (readouts,) bool, whether a `Dropout` lies before a read-out.
+    flat
+        (readouts,) bool, whether equal positions alone meet in a read-out.
+    masked
+        (readouts,) bool, whether a `Dropout` lies before a read-out.
     """
 
     def __init__(self, program: Program, layout: dict[int, Statistics], eps: float) -> None:
@@ -178,12 +195,13 @@ class Accuracy:
 
         Parameters
         ----------
-        statistics : (statistics, n), of n images.
+        statistics : array, (statistics, n)
+            Of n images.
 
         Returns
         -------
-        (readouts, n) float64: 0 where all pairs are, infinity where none is. Those of a read-out do not depend on which
-        others there are.
+        float64 array, (readouts, n)
+            0 where all pairs are, infinity where none is. Those of a read-out do not depend on which others there are.
         """
         if self._constant is not None:
             return np.repeat(self._constant, statistics.shape[1], axis=1)
@@ -233,13 +251,16 @@ class Accuracy:
 
         Parameters
         ----------
-        variances : (3, functions, n), see `_variances`.
+        variances : array, (3, functions, n)
+            See `_variances`.
 
         Returns
         -------
-        limits : (readouts, n).
-        shares : of the functions in the error, (grid, n) each.
-        ends : what each read-out reads.
+        limits : array, (readouts, n)
+        shares : list of (Pointwise, array)
+            Of the functions in the error, (grid, n) each.
+        ends : list of _Deviations
+            What each read-out reads.
         """
         count = variances.shape[2]
         limits = np.zeros((self._program.readout_count, count))

@@ -21,9 +21,12 @@ class Side:
 
     Attributes
     ----------
-    images : ``(n, C, H, W)``.
-    directions : of the images; see `kernels.nearness.directions`.
-    limits : (readouts, n); see `Arithmetic.limits`.
+    images : array
+        ``(n, C, H, W)``.
+    directions : array
+        Of the images; see `kernels.nearness.directions`.
+    limits : array, (readouts, n)
+        See `Arithmetic.limits`.
     """
 
     images: Array
@@ -36,8 +39,10 @@ class Arithmetic:
 
     Parameters
     ----------
-    program : what to compute for each pair.
-    dtype : of planes and statistics.
+    program : Program
+        What to compute for each pair.
+    dtype : dtype
+        Of planes and statistics.
     """
 
     def __init__(self, program: Program, dtype: np.dtype) -> None:
@@ -73,13 +78,16 @@ class Arithmetic:
 
         Parameters
         ----------
-        left, right : n images and up to 16.
-        same : (n, lanes) int8, how much the pairs are the same.
-        measured : the left images, by `measure`.
+        left, right : Side
+            N images and up to 16.
+        same : array
+            (n, lanes) int8, how much the pairs are the same.
+        measured : list of (array, array)
+            The left images, by `measure`.
 
         Returns
         -------
-        (readouts, n, lanes) bool.
+        bool array, (readouts, n, lanes)
         """
         count = len(right.images)
         near = np.zeros((len(left.limits), len(left.images), LANES), bool)
@@ -133,8 +141,10 @@ class Group:
 
     Parameters
     ----------
-    arithmetic : of the images' planes.
-    images : ``(n, C, H, W)``.
+    arithmetic : Arithmetic
+        Of the images' planes.
+    images : array
+        ``(n, C, H, W)``.
     """
 
     def __init__(self, arithmetic: Arithmetic, images: Array) -> None:
@@ -158,9 +168,12 @@ class Group:
 
         Parameters
         ----------
-        rows : numbers of the images.
-        right : the images of the block.
-        same : (n, lanes) int8, of all images.
+        rows : slice or array
+            Numbers of the images.
+        right : array
+            The images of the block.
+        same : array
+            (n, lanes) int8, of all images.
         """
         self._require(rows)
         limits, right_limits = self._limits[:, rows], self.arithmetic.limits(block.statistics[:, : block.count])

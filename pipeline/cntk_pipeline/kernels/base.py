@@ -34,10 +34,14 @@ class Question:
 
     Attributes
     ----------
-    readouts : a network and "ntk" or "nngp" each, in the order of the results.
-    input_shape : of one input, (H, W, C) or (features,).
-    dtype : "float32" or "float64", of results.
-    flips : average each value with that of the right image flipped left to right.
+    readouts : tuple of (Layer, str)
+        A network and "ntk" or "nngp" each, in the order of the results.
+    input_shape : tuple of int
+        Of one input, (H, W, C) or (features,).
+    dtype : str
+        "float32" or "float64", of results.
+    flips : bool
+        Average each value with that of the right image flipped left to right.
 
     Raises
     ------
@@ -75,12 +79,15 @@ class Evaluator(ABC):
 
         Parameters
         ----------
-        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
-        first : what errors call the first left and the first right image: their places in what the caller has.
+        left, right : array
+            ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
+        first : (int, int)
+            What errors call the first left and the first right image: their places in what the caller has.
 
         Returns
         -------
-        (readouts, n_left, n_right) array of the question's dtype; symmetric without ``right``.
+        array, (readouts, n_left, n_right)
+            Of the question's dtype; symmetric without ``right``.
 
         Raises
         ------
@@ -94,13 +101,16 @@ class Evaluator(ABC):
 
         Parameters
         ----------
-        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal
-            of `evaluate`.
-        first : what errors call the first left and the first right image.
+        left, right : array
+            ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal of
+            `evaluate`.
+        first : (int, int)
+            What errors call the first left and the first right image.
 
         Returns
         -------
-        (readouts, n) array of the question's dtype.
+        array, (readouts, n)
+            Of the question's dtype.
         """
 
     def interrupt(self) -> None:  # noqa: B027 - what takes no more than a moment may as well end
@@ -112,8 +122,10 @@ class Engine(ABC):
 
     Parameters
     ----------
-    question : what is to be computed.
-    options : the keys of `options_type` with their values; None where the engine has none.
+    question : Question
+        What is to be computed.
+    options : Section, optional
+        The keys of `options_type` with their values; None where the engine has none.
 
     Raises
     ------
@@ -122,15 +134,21 @@ class Engine(ABC):
 
     Attributes
     ----------
-    numerics_version : raised by hand whenever the values change in any bit; a run of another version gets no more
-        tiles.
-    lane_width : tiles are multiples of so many images.
-    uses_devices : whether it computes on graphics cards; then each worker has one.
-    options_type : the engine's own keys of ``[kernel]``, all with defaults. A run's specification holds them.
-    takes_graphs : whether it computes kernels of graphs; others refuse them.
-    libraries : distributions of Python, beyond those of the package, of whose versions the bits of values depend.
-    is_exact : whether values are those of the networks' exact kernels, of the accuracy that the package promises. Only
-        then a run that it computes is a memory of estimators.
+    numerics_version : int
+        Raised by hand whenever the values change in any bit; a run of another version gets no more tiles.
+    lane_width : int
+        Tiles are multiples of so many images.
+    uses_devices : bool
+        Whether it computes on graphics cards; then each worker has one.
+    options_type : subclass of Section, optional
+        The engine's own keys of ``[kernel]``, all with defaults. A run's specification holds them.
+    takes_graphs : bool
+        Whether it computes kernels of graphs; others refuse them.
+    libraries : tuple of str
+        Distributions of Python, beyond those of the package, of whose versions the bits of values depend.
+    is_exact : bool
+        Whether values are those of the networks' exact kernels, of the accuracy that the package promises. Only then a
+        run that it computes is a memory of estimators.
     """
 
     numerics_version: ClassVar[int]
@@ -163,11 +181,13 @@ class Engine(ABC):
 
         Parameters
         ----------
-        options : the keys of a workflow, or of a specification.
+        options : Section
+            The keys of a workflow, or of a specification.
 
         Returns
         -------
-        The options for a specification, which say which code it is.
+        Section
+            The options for a specification, which say which code it is.
 
         Raises
         ------
@@ -210,7 +230,8 @@ class Engine(ABC):
 
         Parameters
         ----------
-        sample : standardised images; repeated as often as needed. Of graphs all: what is returned is of a mean pair.
+        sample : array
+            Standardised images; repeated as often as needed. Of graphs all: what is returned is of a mean pair.
         """
         return PairCost(time_pairs(self.evaluator().evaluate, sample, LARGEST_SAMPLE_ROWS, self.lane_width), 1.0)
 
@@ -219,7 +240,8 @@ class Engine(ABC):
 
         Parameters
         ----------
-        sample : up to 32 standardised images.
+        sample : array
+            Up to 32 standardised images.
 
         Raises
         ------
@@ -285,7 +307,8 @@ def require_scale(scale: float, dtype: np.dtype) -> None:
 
     Parameters
     ----------
-    scale : the root of the product of the largest values of images with themselves, in float64: a bound of the others.
+    scale : float
+        The root of the product of the largest values of images with themselves, in float64: a bound of the others.
 
     Raises
     ------
@@ -318,9 +341,12 @@ def require_finite(values: Array, first: tuple[int, int], cause: str = OUT_OF_RA
 
     Parameters
     ----------
-    values : of `Evaluator.evaluate` or `Evaluator.evaluate_pairs`.
-    first : the place of the first pair, for errors.
-    cause : where such a value comes from, for errors.
+    values : array
+        Of `Evaluator.evaluate` or `Evaluator.evaluate_pairs`.
+    first : (int, int)
+        The place of the first pair, for errors.
+    cause : str
+        Where such a value comes from, for errors.
 
     Raises
     ------

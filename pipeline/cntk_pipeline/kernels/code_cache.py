@@ -53,8 +53,10 @@ class CodeCache(Cache):
 
     Parameters
     ----------
-    folder : of the sources that there are now; see `code_folder`.
-    function : that is compiled.
+    folder : Path
+        Of the sources that there are now; see `code_folder`.
+    function : callable
+        That is compiled.
     """
 
     def __init__(self, folder: Path, function: Callable[..., Any]) -> None:
@@ -169,11 +171,13 @@ def code_folder(sources: Iterable[Path]) -> Path | None:
 
     Parameters
     ----------
-    sources : all files that are compiled into any function.
+    sources : iterable of Path
+        All files that are compiled into any function.
 
     Returns
     -------
-    folder : None where none can be written.
+    folder : Path or None
+        None where none can be written.
     """
     files = sorted(sources)
     versions = (sys.implementation.cache_tag, nb.__version__, llvmlite.__version__, np.__version__)

@@ -45,7 +45,8 @@ def measure_pair(program: Program, dtype: str, flips: bool, sample: Array) -> Pa
 
     Parameters
     ----------
-    sample : standardised images; repeated as often as needed.
+    sample : array
+        Standardised images; repeated as often as needed.
     """
     if quick_part(program, dtype, flips) is program:
         return PairCost(_measure(program, dtype, flips, sample), 1.0)

@@ -21,9 +21,12 @@ class EmpiricalOptions(Section):
 
     Attributes
     ----------
-    width : channels of each layer with weights.
-    seed : of the weights; the same networks compute all tiles.
-    draws : networks; each value is the mean over them.
+    width : int
+        Channels of each layer with weights.
+    seed : int
+        Of the weights; the same networks compute all tiles.
+    draws : int
+        Networks; each value is the mean over them.
     """
 
     width: int = Field(default=256, ge=1, le=2**20)

@@ -22,8 +22,10 @@ def find_engine(name: str, what: str = "engine") -> type[Engine]:
 
     Parameters
     ----------
-    name : in the table.
-    what : names it, for messages.
+    name : str
+        In the table.
+    what : str
+        Names it, for messages.
 
     Raises
     ------

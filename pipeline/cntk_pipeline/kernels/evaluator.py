@@ -36,10 +36,13 @@ class CpuEvaluator(Evaluator):
 
     Parameters
     ----------
-    program : what to compute for each pair.
-    dtype : "float32" or "float64", of images and results, and of planes as far as that is exact enough.
-    flips : average each value with that of the right image flipped left to right: ``(K(x, z) + K(x, flip z)) / 2``,
-        the kernel that training on all flips as well amounts to (Li et al. 2019, section 4).
+    program : Program
+        What to compute for each pair.
+    dtype : DTypeLike
+        "float32" or "float64", of images and results, and of planes as far as that is exact enough.
+    flips : bool
+        Average each value with that of the right image flipped left to right: ``(K(x, z) + K(x, flip z)) / 2``, the
+        kernel that training on all flips as well amounts to (Li et al. 2019, section 4).
 
     Raises
     ------
@@ -82,12 +85,15 @@ class CpuEvaluator(Evaluator):
 
         Parameters
         ----------
-        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
-        first : what errors call the first left and the first right image: their places in what the caller has.
+        left, right : array
+            ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
+        first : (int, int)
+            What errors call the first left and the first right image: their places in what the caller has.
 
         Returns
         -------
-        (readouts, n_left, n_right) array of the evaluator's dtype.
+        array, (readouts, n_left, n_right)
+            Of the evaluator's dtype.
 
         Raises
         ------
@@ -175,13 +181,16 @@ class CpuEvaluator(Evaluator):
 
         Parameters
         ----------
-        left, right : ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal
-            of `evaluate`.
-        first : what errors call the first left and the first right image.
+        left, right : array
+            ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal of
+            `evaluate`.
+        first : (int, int)
+            What errors call the first left and the first right image.
 
         Returns
         -------
-        (readouts, n) array of the evaluator's dtype.
+        array, (readouts, n)
+            Of the evaluator's dtype.
         """
         x = self.planar(left, first[0])
         z = x if right is None else self.planar(right, first[1])

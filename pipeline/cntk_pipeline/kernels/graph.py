@@ -26,24 +26,41 @@ class Node:
 
     Attributes
     ----------
-    code : POOL, REDUCE and ATTEND end a stage; their result is loaded in a later one.
-    sources : nodes; of ATTEND the values, and the keys where they are others.
-    stage : where the operation runs.
-    result : the stage in which the result is at hand.
-    grid : positions of the result.
-    windows : of rows and of columns, of WEIGH and POOL; None where each position is one.
-    normalize_edges : whether POOL divides by the positions of a window inside the image, and AGGREGATE the rows of its
-        matrix by their sums.
-    function : of APPLY, and of RECUR at each step.
-    chain : poolings before the sum of REDUCE: windows of rows, of columns, and whether edges are normalised.
-    traced : whether REDUCE sums over equal positions alone.
-    masked : whether a MASK lies before.
-    mixing : of ATTEND, how logits become attention.
-    correlation : of EMBED, that of the vectors of two positions.
-    scale, bias, own, extra : numbers of the operation, see `Code`; as of `Operation`.
-    recurrence, backward : of RECUR: the variance of the weights between steps, and whether the last step comes first.
-    present : which positions of the result are there, where some may be absent.
-    gate : of GATE, how positions are weighed.
+    code : Code
+        POOL, REDUCE and ATTEND end a stage; their result is loaded in a later one.
+    sources : tuple of int
+        Nodes; of ATTEND the values, and the keys where they are others.
+    stage : StageKey
+        Where the operation runs.
+    result : StageKey
+        The stage in which the result is at hand.
+    grid : Grid
+        Positions of the result.
+    windows : (Windows, Windows), optional
+        Of rows and of columns, of WEIGH and POOL; None where each position is one.
+    normalize_edges : bool
+        Whether POOL divides by the positions of a window inside the image, and AGGREGATE the rows of its matrix by
+        their sums.
+    function : Pointwise, optional
+        Of APPLY, and of RECUR at each step.
+    chain : tuple of (Windows, Windows, bool)
+        Poolings before the sum of REDUCE: windows of rows, of columns, and whether edges are normalised.
+    traced : bool
+        Whether REDUCE sums over equal positions alone.
+    masked : bool
+        Whether a MASK lies before.
+    mixing : Mixing, optional
+        Of ATTEND, how logits become attention.
+    correlation : Correlation, optional
+        Of EMBED, that of the vectors of two positions.
+    scale, bias, own, extra : float
+        Numbers of the operation, see `Code`; as of `Operation`.
+    recurrence, backward
+        Of RECUR: the variance of the weights between steps, and whether the last step comes first.
+    present : Presence, optional
+        Which positions of the result are there, where some may be absent.
+    gate : Gate, optional
+        Of GATE, how positions are weighed.
     """
 
     code: Code

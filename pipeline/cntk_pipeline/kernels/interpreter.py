@@ -125,14 +125,22 @@ class Memory(NamedTuple):
 
     Attributes
     ----------
-    planes : the registers, S and T of each, as large as the largest stage needs.
-    ring : rows of window sums, for S and for T.
-    buffer : one row of a plane, or the positions of an attention.
-    tensors : what passes between stages; S and T of each tensor.
-    sums : (sums, 2, lanes) float64, likewise.
-    place : `Place`.
-    lanes : (lanes,), factors of a mask.
-    stop : (1,) int64; where another thread makes it 1, nothing more is computed, and the results mean nothing.
+    planes : array
+        The registers, S and T of each, as large as the largest stage needs.
+    ring : array
+        Rows of window sums, for S and for T.
+    buffer : array
+        One row of a plane, or the positions of an attention.
+    tensors : array
+        What passes between stages; S and T of each tensor.
+    sums : float64 array, (sums, 2, lanes)
+        Likewise.
+    place : array
+        `Place`.
+    lanes : array, (lanes,)
+        Factors of a mask.
+    stop : int64 array, (1,)
+        Where another thread makes it 1, nothing more is computed, and the results mean nothing.
     """
 
     planes: Array
@@ -193,19 +201,29 @@ def run_group(
 
     Parameters
     ----------
-    functions : (operations,) int64, addresses of the loops of INPUT, WEIGH, RECUR and ATTEND.
-    left : pixels ``(n, C H W left_step)`` and statistics ``(n, statistics left_step)``.
-    left_step : numbers to a pixel of the left images: 1, or 16 for as many left images at once, one for each lane.
-    right : pixels ``(C H W lanes,)``, the same of images that are laid twice in each direction, for circular stages,
-        and statistics ``(statistics lanes,)``.
-    raised : as the statistics of ``right``, scratch.
-    ranges : (k, 3) int64, the first pixel of an inverse deviation in right statistics, the one behind its last, and
-        how much the same images must be for a correlation of 1.
-    same : (n, lanes) int8, 1 for equal images, 2 for an image with itself.
-    first_image : left images before this one are skipped.
-    fresh : set tensors and sums to zero first.
-    memory : mutated.
-    readouts_out : (n, readouts, lanes) float64.
+    functions : int64 array, (operations,)
+        Addresses of the loops of INPUT, WEIGH, RECUR and ATTEND.
+    left : (array, array)
+        Pixels ``(n, C H W left_step)`` and statistics ``(n, statistics left_step)``.
+    left_step : int
+        Numbers to a pixel of the left images: 1, or 16 for as many left images at once, one for each lane.
+    right : (array, array, array)
+        Pixels ``(C H W lanes,)``, the same of images that are laid twice in each direction, for circular stages, and
+        statistics ``(statistics lanes,)``.
+    raised : array
+        As the statistics of ``right``, scratch.
+    ranges : int64 array, (k, 3)
+        The first pixel of an inverse deviation in right statistics, the one behind its last, and how much the same
+        images must be for a correlation of 1.
+    same : array
+        (n, lanes) int8, 1 for equal images, 2 for an image with itself.
+    first_image : int
+        Left images before this one are skipped.
+    fresh : bool
+        Set tensors and sums to zero first.
+    memory : Memory
+        Mutated.
+    readouts_out : float64 array, (n, readouts, lanes)
     """
     codes, params, place = tables.codes, tables.params, memory.place
     right_pixels, right_circular_pixels, right_statistics = right
@@ -386,7 +404,8 @@ def transpose_lanes(statistics: Array, statistics_out: Array, rows: Array) -> No
 
     Parameters
     ----------
-    rows : (lanes or fewer,) int64, where each lane goes.
+    rows : int64 array, (lanes or fewer,)
+        Where each lane goes.
     """
     for begin in range(0, statistics.shape[0], LANES):
         for lane in range(rows.shape[0]):

@@ -33,7 +33,8 @@ class LanesType(types.Type):
 
     Parameters
     ----------
-    dtype : numba's float32 or float64.
+    dtype : object
+        Numba's float32 or float64.
     """
 
     def __init__(self, dtype: Any) -> None:

@@ -37,8 +37,10 @@ def lower(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -
 
     Parameters
     ----------
-    readouts : pairs of a network and a kind, "nngp" or "ntk".
-    input_shape : of one input, (H, W, C) or (features,).
+    readouts : sequence of (Layer, str)
+        Pairs of a network and a kind, "nngp" or "ntk".
+    input_shape : tuple of int
+        Of one input, (H, W, C) or (features,).
 
     Raises
     ------
@@ -123,10 +125,14 @@ class Lowered:
 
     Attributes
     ----------
-    layer : None for the input.
-    shape : of its output.
-    node : its result.
-    made : the nodes it added.
+    layer : Layer or None
+        None for the input.
+    shape : Shape
+        Of its output.
+    node : int
+        Its result.
+    made : range
+        The nodes it added.
     """
 
     layer: Layer | None
@@ -142,7 +148,8 @@ def append_network(
 
     Parameters
     ----------
-    at_end : whether sequences of unequal lengths lie with their last steps below each other.
+    at_end : bool
+        Whether sequences of unequal lengths lie with their last steps below each other.
 
     Raises
     ------

@@ -21,9 +21,10 @@ class Block:
 
     Attributes
     ----------
-    pixels : (C H W, lanes).
-    statistics : (statistics, lanes).
-    count : images.
+    pixels : array, (C H W, lanes)
+    statistics : array, (statistics, lanes)
+    count : int
+        Images.
     """
 
     pixels: Array
@@ -36,13 +37,20 @@ class Machine:
 
     Attributes
     ----------
-    program : what to compute for each pair.
-    dtype : of images, planes and results.
-    operations : of all stages, in order.
-    layout : where the statistics of an operation lie, by its index.
-    statistics_size : numbers that are known of an image.
-    tables, visits : the program's numbers.
-    memory : scratch; behind `run_lanes` it holds what the images' tensors and sums came to.
+    program : Program
+        What to compute for each pair.
+    dtype : dtype
+        Of images, planes and results.
+    operations
+        Of all stages, in order.
+    layout
+        Where the statistics of an operation lie, by its index.
+    statistics_size
+        Numbers that are known of an image.
+    tables, visits
+        The program's numbers.
+    memory
+        Scratch; behind `run_lanes` it holds what the images' tensors and sums came to.
     """
 
     def __init__(self, program: Program, dtype: np.dtype) -> None:
@@ -66,13 +74,16 @@ class Machine:
 
         Parameters
         ----------
-        pixels, statistics : (n, C H W) and (n, statistics), of the left images.
-        same : (n, lanes) int8, `EQUAL`, `ITSELF` or 0.
-        first : left images before this one are skipped.
+        pixels, statistics : array
+            (n, C H W) and (n, statistics), of the left images.
+        same : array
+            (n, lanes) int8, `EQUAL`, `ITSELF` or 0.
+        first : int
+            Left images before this one are skipped.
 
         Returns
         -------
-        (n, readouts, lanes) float64.
+        float64 array, (n, readouts, lanes)
         """
         readouts = np.zeros((len(pixels), self.program.readout_count, LANES))
         run_group(

@@ -44,21 +44,29 @@ def kernel_matrix(
 
     Parameters
     ----------
-    network : a layer, or a `Sequential` of layers, that ends in a vector.
-    x1, x2 : inputs, ``(n, H, W, C)`` or ``(n, features)``, graphs as `cntk_pipeline.graphs.pack` makes them, or
-        sequences ``(n, T, C)``, also of unequal lengths; see `Padded`. Absent pixels hold NaN; see `Masked`. None for
-        ``x2`` means ``x1``.
-    kind : "ntk", or "nngp" for the kernel of the network with only its last layer trained.
-    dtype : "float32" or "float64", of the computation and the result.
-    flips : average over x2 and its images flipped left to right; vectors have none.
-    progress : True shows a bar on stderr; a function is called in this thread with the pairs that are done and those
-        in all, again and again. What it raises stops the computation.
-    engine : what computes it, a name in `kernels.ENGINES`; docs/extending.md shows how to add one.
-    n_jobs : number of threads; None means all cores that this process may use.
+    network : Layer
+        A layer, or a `Sequential` of layers, that ends in a vector.
+    x1, x2 : array
+        Inputs, ``(n, H, W, C)`` or ``(n, features)``, graphs as `cntk_pipeline.graphs.pack` makes them, or sequences
+        ``(n, T, C)``, also of unequal lengths; see `Padded`. Absent pixels hold NaN; see `Masked`. None for ``x2``
+        means ``x1``.
+    kind : str
+        "ntk", or "nngp" for the kernel of the network with only its last layer trained.
+    dtype : str
+        "float32" or "float64", of the computation and the result.
+    flips : bool
+        Average over x2 and its images flipped left to right; vectors have none.
+    progress : bool or callable
+        True shows a bar on stderr; a function is called in this thread with the pairs that are done and those in all,
+        again and again. What it raises stops the computation.
+    engine : str
+        What computes it, a name in `kernels.ENGINES`; docs/extending.md shows how to add one.
+    n_jobs : int, optional
+        Number of threads; None means all cores that this process may use.
 
     Returns
     -------
-    (n1, n2) array.
+    array, (n1, n2)
 
     Raises
     ------
@@ -109,13 +117,16 @@ def kernel_matrices(
 
     Parameters
     ----------
-    networks : each as of `kernel_matrix`.
-    kinds : "ntk", "nngp" or both; of every network.
-    x1, x2, dtype, flips, progress, engine, n_jobs : as of `kernel_matrix`.
+    networks : sequence of Layer
+        Each as of `kernel_matrix`.
+    kinds : sequence of str
+        "ntk", "nngp" or both; of every network.
+    x1, x2, dtype, flips, progress, engine, n_jobs
+        As of `kernel_matrix`.
 
     Returns
     -------
-    (networks, kinds, n1, n2) array.
+    array, (networks, kinds, n1, n2)
 
     Raises
     ------
@@ -161,11 +172,12 @@ def kernel_diagonal(
 
     Parameters
     ----------
-    network, x, kind, dtype, flips, engine : as of `kernel_matrix`.
+    network, x, kind, dtype, flips, engine
+        As of `kernel_matrix`.
 
     Returns
     -------
-    (n,) array.
+    array, (n,)
 
     Raises
     ------

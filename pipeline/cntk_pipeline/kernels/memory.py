@@ -41,7 +41,8 @@ def group_size(program: Program, item_bytes: int) -> int:
 
     Parameters
     ----------
-    item_bytes : of a number of the result, 4 or 8.
+    item_bytes : int
+        Of a number of the result, 4 or 8.
     """
     known = sum(found.count * found.area for found in lay_out_statistics(program))
     image = known * planes_dtype(program, np.dtype(f"f{item_bytes}")).itemsize
@@ -54,7 +55,8 @@ def working_bytes(program: Program, item_bytes: int) -> int:
 
     Parameters
     ----------
-    item_bytes : of a number of the result, 4 or 8.
+    item_bytes : int
+        Of a number of the result, 4 or 8.
     """
     images = group_size(program, item_bytes)
     pixels = program.pixel_count

@@ -16,12 +16,15 @@ class Meter:
 
     Parameters
     ----------
-    point : where.
-    dtype : of planes.
+    point : Point
+        Where.
+    dtype : dtype
+        Of planes.
 
     Attributes
     ----------
-    readouts : of the whole program, those behind the point.
+    readouts
+        Of the whole program, those behind the point.
     """
 
     def __init__(self, point: Point, dtype: np.dtype) -> None:
@@ -52,7 +55,8 @@ class Meter:
 
         Returns
         -------
-        (left, lanes) float64, from the rounding of a correlation to 1; 1 where no position is filled in both images.
+        float64 array, (left, lanes)
+            From the rounding of a correlation to 1; 1 where no position is filled in both images.
         """
         block = self._preparation.prepare(right.astype(self._machine.dtype, copy=False))
         sums = self._machine.run(*left, block, same, 0)[:, 0]

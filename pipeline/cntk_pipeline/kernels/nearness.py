@@ -20,7 +20,8 @@ def directions(images: Array) -> Array:
 
     Returns
     -------
-    (n, numbers) float32. That of an image does not depend on the others.
+    float32 array, (n, numbers)
+        That of an image does not depend on the others.
     """
     flat = np.ascontiguousarray(images.reshape(len(images), -1))
     found = np.empty(flat.shape, np.float32)
@@ -87,12 +88,15 @@ def find_near(left: Array, right: Array, left_limits: Array, right_limits: Array
 
     Parameters
     ----------
-    left, right : `directions` of n images and of up to 16.
-    left_limits, right_limits : (n,) and (right,) float64.
+    left, right : array
+        `directions` of n images and of up to 16.
+    left_limits, right_limits : array
+        (n,) and (right,) float64.
 
     Returns
     -------
-    (n, right) bool. A pair's answer does not depend on the others.
+    bool array, (n, right)
+        A pair's answer does not depend on the others.
     """
     count = len(right)
     lanes, limits = np.zeros((left.shape[1], LANES), np.float32), np.full(LANES, -1.0)

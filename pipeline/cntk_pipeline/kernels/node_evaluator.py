@@ -40,8 +40,10 @@ class NodeEvaluator(Evaluator):
 
     Parameters
     ----------
-    program : what to compute for each pair.
-    dtype : "float32" or "float64", of results.
+    program : NodeProgram
+        What to compute for each pair.
+    dtype : DTypeLike
+        "float32" or "float64", of results.
     """
 
     def __init__(self, program: NodeProgram, dtype: npt.DTypeLike = "float32") -> None:

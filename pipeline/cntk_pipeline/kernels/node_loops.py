@@ -47,10 +47,12 @@ class Left(NamedTuple):
 
     Attributes
     ----------
-    features : (nodes, F) float64.
-    starts, neighbours : int64, of each node, (nodes + 1,) and by number within the graph.
-    statistics : (statistics nodes,) float64, graph by graph, those of an activation one behind the other, each of all
-        nodes of the graph; behind the sum over nodes there is one of each.
+    features : float64 array, (nodes, F)
+    starts, neighbours : int64 array
+        Of each node, (nodes + 1,) and by number within the graph.
+    statistics : float64 array, (statistics nodes,)
+        Graph by graph, those of an activation one behind the other, each of all nodes of the graph; behind the sum over
+        nodes there is one of each.
     """
 
     features: Array
@@ -64,14 +66,20 @@ class Right(NamedTuple):
 
     Attributes
     ----------
-    features : (F, columns) float64; columns are whole lanes, those without a node are 0.
-    offsets : (graphs + 1,) int64, the first column of each graph.
-    slots : (slots, columns) uint64, the first neighbours of each column; the number of columns where it has fewer.
-        There are a multiple of `SLOT_GROUP`.
-    degrees : (columns,) int64.
-    starts, neighbours : int64, the first neighbour of each column, and all of them by column.
-    crowded : int64, columns that have more neighbours than slots.
-    statistics : (statistics, columns) float64; behind the sum over nodes a graph is a column.
+    features : float64 array, (F, columns)
+        Columns are whole lanes, those without a node are 0.
+    offsets : int64 array, (graphs + 1,)
+        The first column of each graph.
+    slots : uint64 array, (slots, columns)
+        The first neighbours of each column; the number of columns where it has fewer. There are a multiple of
+        `SLOT_GROUP`.
+    degrees : int64 array, (columns,)
+    starts, neighbours : int64 array
+        The first neighbour of each column, and all of them by column.
+    crowded : int64 array
+        Columns that have more neighbours than slots.
+    statistics : float64 array, (statistics, columns)
+        Behind the sum over nodes a graph is a column.
     """
 
     features: Array
@@ -89,10 +97,14 @@ class NodeMemory(NamedTuple):
 
     Attributes
     ----------
-    registers : (registers, 1 or 2, rows columns) float64, S and, where a read-out needs it, T.
-    buffer : (columns + 1,) float64 at least, scratch.
-    place : `Place`, scratch.
-    lost : (1,) int64; becomes 1 where the variances of a graph with itself lose their digits, see `_loses_digits`.
+    registers : float64 array, (registers, 1 or 2, rows columns)
+        S and, where a read-out needs it, T.
+    buffer : array
+        (columns + 1,) float64 at least, scratch.
+    place : array
+        `Place`, scratch.
+    lost : int64 array, (1,)
+        Becomes 1 where the variances of a graph with itself lose their digits, see `_loses_digits`.
     """
 
     registers: Array
@@ -106,7 +118,8 @@ class Passes(NamedTuple):
 
     Attributes
     ----------
-    params : those of all operations, and once more those of activations behind weights of 1.
+    params : array
+        Those of all operations, and once more those of activations behind weights of 1.
     """
 
     codes: Array
@@ -375,10 +388,12 @@ def run_self(
 
     Parameters
     ----------
-    first, last : the operations to run, the last excluded.
-    left, right : the graph, twice. Their statistics are written, but for those of a series: Python expands it, so the
-        last operation is left before it, and ``resumes`` begins behind the weights of the first one.
-    values_out : (readouts, 1).
+    first, last : int
+        The operations to run, the last excluded.
+    left, right
+        The graph, twice. Their statistics are written, but for those of a series: Python expands it, so the last
+        operation is left before it, and ``resumes`` begins behind the weights of the first one.
+    values_out : array, (readouts, 1)
     """
     _run(passes, first, last, left, right, 1, True, resumes, memory, values_out)
 
@@ -389,13 +404,17 @@ def know_graphs(passes: Passes, lefts: Left, offsets: Array, slots: int, memory:
 
     Parameters
     ----------
-    lefts, offsets : all graphs, one behind the other, and their first nodes; their statistics are written.
-    slots : of `Right`.
-    values_out : (readouts, 1), scratch.
+    lefts, offsets
+        All graphs, one behind the other, and their first nodes; their statistics are written.
+    slots : int
+        Of `Right`.
+    values_out : array, (readouts, 1)
+        Scratch.
 
     Returns
     -------
-    The number of the first graph whose variances lose their digits, which is the last one then; else -1.
+    int
+        The number of the first graph whose variances lose their digits, which is the last one then; else -1.
     """
     known = len(lefts.statistics) // len(lefts.features)
     for g in range(len(offsets) - 1):
@@ -442,12 +461,16 @@ def run_block(
 
     Parameters
     ----------
-    lefts, offsets : all left graphs, one behind the other, and their first nodes.
-    rows : the first left graph to run, and one past the last.
-    triangle : the number of the left graph that is the first right one, where only pairs on and below the diagonal
-        count; else -1.
-    stop : (1,), a number other than 0 ends the run.
-    values_out : (left graphs, readouts, right graphs).
+    lefts, offsets
+        All left graphs, one behind the other, and their first nodes.
+    rows : (int, int)
+        The first left graph to run, and one past the last.
+    triangle : int
+        The number of the left graph that is the first right one, where only pairs on and below the diagonal count; else
+        -1.
+    stop : array, (1,)
+        A number other than 0 ends the run.
+    values_out : array, (left graphs, readouts, right graphs)
     """
     for row in range(rows[0], rows[1]):
         if stop[0] != 0:

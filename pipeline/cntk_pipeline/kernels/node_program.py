@@ -52,13 +52,20 @@ class NodeProgram:
 
     Attributes
     ----------
-    functions : the activation of each operation, or None.
-    codes : (operations, entries) int64, see `NodeEntry`.
-    params : (operations, 7) float64, scale, bias, own, the activation's constants, and extra.
-    addresses : (operations, 3) int64, of the compiled loops: weights and activation, weights alone, statistics.
-    register_count, readout_count : of the pass.
-    statistic_count : of all activations together.
-    has_tangent : whether T is computed.
+    functions : tuple of (Pointwise or None)
+        The activation of each operation, or None.
+    codes : int64 array, (operations, entries)
+        See `NodeEntry`.
+    params : float64 array, (operations, 7)
+        Scale, bias, own, the activation's constants, and extra.
+    addresses : int64 array, (operations, 3)
+        Of the compiled loops: weights and activation, weights alone, statistics.
+    register_count, readout_count : int
+        Of the pass.
+    statistic_count : int
+        Of all activations together.
+    has_tangent : bool
+        Whether T is computed.
     """
 
     functions: tuple[Pointwise | None, ...]

@@ -61,8 +61,10 @@ class Cutter:
 
     Parameters
     ----------
-    row_count : left images.
-    col_count : right images; None cuts the triangle on and below the diagonal of a symmetric kernel.
+    row_count : int
+        Left images.
+    col_count : int or None
+        Right images; None cuts the triangle on and below the diagonal of a symmetric kernel.
     """
 
     def __init__(self, row_count: int, col_count: int | None) -> None:
@@ -125,8 +127,10 @@ class CostSoFar:
 
     Parameters
     ----------
-    pair_seconds : of a pair, at first.
-    is_known : whether a forecast may be told from it at once, as from a measurement, or from a guess of little work.
+    pair_seconds : float
+        Of a pair, at first.
+    is_known : bool
+        Whether a forecast may be told from it at once, as from a measurement, or from a guess of little work.
     """
 
     def __init__(self, pair_seconds: float, is_known: bool) -> None:
@@ -163,14 +167,18 @@ def compute(
 
     Parameters
     ----------
-    engine : shared by the threads, with an evaluator each.
-    left, right : images; without ``right``, ``left`` against itself.
-    cost : what a pair costs, as far as that is known; learns from every piece.
-    tell : is called in the calling thread, before the first piece and after each.
+    engine : Engine
+        Shared by the threads, with an evaluator each.
+    left, right : array
+        Images; without ``right``, ``left`` against itself.
+    cost : CostSoFar
+        What a pair costs, as far as that is known; learns from every piece.
+    tell : Tell
+        Is called in the calling thread, before the first piece and after each.
 
     Returns
     -------
-    (readouts, n_left, n_right) array.
+    array, (readouts, n_left, n_right)
     """
     question = engine.question
     values = np.empty((len(question.readouts), len(left), len(left if right is None else right)), question.dtype)

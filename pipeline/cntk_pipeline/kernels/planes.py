@@ -24,10 +24,14 @@ def clear_rim(plane_out: Any, stride: int, shape: tuple[int, int], halo: int) ->
 
     Parameters
     ----------
-    plane_out : its first pixel.
-    stride : elements of a row.
-    shape : height and width of the plane in pixels.
-    halo : columns on either side, and rows below.
+    plane_out : object
+        Its first pixel.
+    stride : int
+        Elements of a row.
+    shape : (int, int)
+        Height and width of the plane in pixels.
+    halo : int
+        Columns on either side, and rows below.
     """
     zero = broadcast(0.0, plane_out)
     for i in range(shape[0]):
@@ -64,12 +68,18 @@ def sum_windows(
 
     Parameters
     ----------
-    source, target_out : the first pixels of planes, which may be the same unless ``circular``.
-    ring : scratch of as many rows as the window is high.
-    stride : elements of a row, of planes and ring.
-    shape, target_shape : height and width of the planes in pixels.
-    windows : of rows and of columns: size, stride, and how far the first one reaches outside.
-    circular : rows outside are those at the other end; the rim must hold the columns likewise.
+    source, target_out : object
+        The first pixels of planes, which may be the same unless ``circular``.
+    ring : object
+        Scratch of as many rows as the window is high.
+    stride : int
+        Elements of a row, of planes and ring.
+    shape, target_shape : (int, int)
+        Height and width of the planes in pixels.
+    windows : ((int, int, int), (int, int, int))
+        Of rows and of columns: size, stride, and how far the first one reaches outside.
+    circular : bool
+        Rows outside are those at the other end; the rim must hold the columns likewise.
     """
     height, down, above = windows[0]
     width, right, before = windows[1]
@@ -112,7 +122,8 @@ def multiply_planes(
 
     Parameters
     ----------
-    tangent_step : elements from S to T in a register.
+    tangent_step : int
+        Elements from S to T in a register.
     """
     for i in range(shape[0]):
         for j in range(shape[1]):
@@ -153,9 +164,11 @@ def gate_plane(
 
     Parameters
     ----------
-    left, right : the factors at the plane's first position; of the left image one a position if ``left_step`` is 1,
-        else one for each lane.
-    row : factors from a row to the next.
+    left, right : object
+        The factors at the plane's first position; of the left image one a position if ``left_step`` is 1, else one for
+        each lane.
+    row : int
+        Factors from a row to the next.
     """
     for i in range(shape[0]):
         for j in range(shape[1]):
@@ -196,10 +209,14 @@ def add_plane_sum(
 
     Parameters
     ----------
-    plane : its first pixel.
-    stride : elements from a row to the next.
-    shape : height and width of the plane in pixels.
-    weights : of each row, and of each column, in the plane's dtype; a pixel's weight is their product.
+    plane : object
+        Its first pixel.
+    stride : int
+        Elements from a row to the next.
+    shape : (int, int)
+        Height and width of the plane in pixels.
+    weights : (object, object)
+        Of each row, and of each column, in the plane's dtype; a pixel's weight is their product.
     """
     total = load(sums_out, 0)
     for i in range(shape[0]):
@@ -228,15 +245,22 @@ def pool_plane(
 
     Parameters
     ----------
-    plane : its first pixel.
-    stride : elements from a row to the next.
-    row_terms, column_terms : for the rows and columns of this plane: ``(terms, 4)`` integers, index of the pooled
-        offset, row in its plane, first row here, the one behind the last; and ``(terms,)`` weights.
-    layout : of the tensor: pixels from ``tensor_out`` to the plane of a pooled offset, by the indices of its row
-        and column, -1 where nothing needs it; pixels in a row of a plane, by the column's index; column offsets.
-    buffer : scratch for one row.
-    width : of this plane in pixels.
-    tensor_out : the first pixel of the pooled covariances.
+    plane : object
+        Its first pixel.
+    stride : int
+        Elements from a row to the next.
+    row_terms, column_terms : (array, array)
+        For the rows and columns of this plane: ``(terms, 4)`` integers, index of the pooled offset, row in its plane,
+        first row here, the one behind the last; and ``(terms,)`` weights.
+    layout : (object, object, int)
+        Of the tensor: pixels from ``tensor_out`` to the plane of a pooled offset, by the indices of its row and column,
+        -1 where nothing needs it; pixels in a row of a plane, by the column's index; column offsets.
+    buffer : object
+        Scratch for one row.
+    width : int
+        Of this plane in pixels.
+    tensor_out : object
+        The first pixel of the pooled covariances.
     """
     rows, row_weights = row_terms
     columns, column_weights = column_terms

@@ -23,13 +23,17 @@ class PluginOptions(Section):
 
     Attributes
     ----------
-    plugin : the function, as "module:function"; docs/extending.md says what it is given and what it returns.
-    plugin_folder : the folder that holds the one file of the module, relative to the folder in which the command is
-        typed; without it, the module is an installed one.
-    plugin_digest : sha256 of the source; another source is refused. By default any source begins a run, and the run
-        keeps its digest.
-    plugin_block : images on each side of the blocks that the function is given. Blocks always have this size, so that
-        its values need not be the same in blocks of all sizes; the last image is repeated where images are missing.
+    plugin : str
+        The function, as "module:function"; docs/extending.md says what it is given and what it returns.
+    plugin_folder : str, optional
+        The folder that holds the one file of the module, relative to the folder in which the command is typed; without
+        it, the module is an installed one.
+    plugin_digest : str or None
+        Sha256 of the source; another source is refused. By default any source begins a run, and the run keeps its
+        digest.
+    plugin_block : int
+        Images on each side of the blocks that the function is given. Blocks always have this size, so that its values
+        need not be the same in blocks of all sizes; the last image is repeated where images are missing.
     """
 
     plugin: str = ""
@@ -123,10 +127,14 @@ class PluginEvaluator(Evaluator):
 
     Parameters
     ----------
-    question : what is asked.
-    name : of the function, for errors.
-    function : of the user.
-    edge : images of a block.
+    question : Question
+        What is asked.
+    name : str
+        Of the function, for errors.
+    function : Function
+        Of the user.
+    edge : int
+        Images of a block.
     """
 
     def __init__(self, question: Question, name: str, function: plugin_code.Function, edge: int) -> None:

@@ -36,9 +36,12 @@ class Source:
 
     Attributes
     ----------
-    main : the file of the module, or of its package.
-    digests : the sha256 of the one file of a module, or of all files ``.py`` of a package.
-    is_package : whether the module belongs to a package.
+    main : Path
+        The file of the module, or of its package.
+    digests : mapping of Path to bytes
+        The sha256 of the one file of a module, or of all files ``.py`` of a package.
+    is_package : bool
+        Whether the module belongs to a package.
     """
 
     main: Path
@@ -71,13 +74,17 @@ def load_function(name: str, folder: str | None, expected: str | None = None) ->
 
     Parameters
     ----------
-    name : "module:function".
-    folder : where the file of the module lies; None for an installed module.
-    expected : the digest that its source must have; None for any.
+    name : str
+        "module:function".
+    folder : str or None
+        Where the file of the module lies; None for an installed module.
+    expected : str, optional
+        The digest that its source must have; None for any.
 
     Returns
     -------
-    The digest of its source.
+    str
+        The digest of its source.
 
     Raises
     ------

@@ -26,8 +26,10 @@ class Package:
 
     Attributes
     ----------
-    root : the folder of the package.
-    digests : the sha256 of each of its files ``.py``.
+    root : Path
+        The folder of the package.
+    digests : mapping of Path to bytes
+        The sha256 of each of its files ``.py``.
     """
 
     root: Path
@@ -39,8 +41,10 @@ def import_digested(name: str, module: str, package: Package) -> types.ModuleTyp
 
     Parameters
     ----------
-    name : of the plugin, for errors.
-    module : with the names of the packages that it lies in.
+    name : str
+        Of the plugin, for errors.
+    module : str
+        With the names of the packages that it lies in.
 
     Raises
     ------

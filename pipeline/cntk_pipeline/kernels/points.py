@@ -24,7 +24,8 @@ class Steepness(ClosedForm):
 
     Parameters
     ----------
-    floor : the rounding of a correlation; that of float32 until it is known in which dtype the program runs.
+    floor : float
+        The rounding of a correlation; that of float32 until it is known in which dtype the program runs.
     """
 
     floor: float = 2.0**-23
@@ -51,11 +52,13 @@ def find_points(graph: NetworkGraph, outputs: Sequence[int]) -> list[tuple[int, 
 
     Parameters
     ----------
-    outputs : nodes that are read out.
+    outputs : sequence of int
+        Nodes that are read out.
 
     Returns
     -------
-    Nodes, each with the numbers of the outputs behind it.
+    list of (int, tuple of int)
+        Nodes, each with the numbers of the outputs behind it.
     """
     apart, seen, forgot = ([False] * len(graph.nodes) for _ in range(3))
     behind: list[set[int]] = [set() for _ in graph.nodes]

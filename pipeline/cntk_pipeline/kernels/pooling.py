@@ -22,9 +22,12 @@ def pool_terms(windows: Windows, normalize_edges: bool, circular: bool, pooled_c
 
     Parameters
     ----------
-    windows : of the pooling.
-    normalize_edges : divide by the positions of a window inside the axis.
-    circular, pooled_circular : whether offsets before and behind are taken modulo the size.
+    windows : Windows
+        Of the pooling.
+    normalize_edges : bool
+        Divide by the positions of a window inside the axis.
+    circular, pooled_circular : bool
+        Whether offsets before and behind are taken modulo the size.
     """
     size, count = windows.size, windows.count
     bounds = [windows.bounds(q) for q in range(count)]
@@ -66,14 +69,19 @@ def pair_weights(chain: Sequence[tuple[Windows, bool]], size: int, traced: bool,
 
     Parameters
     ----------
-    chain : windows, and whether sums are divided by the positions inside, from the first pooling to the last.
-    size : positions of the axis.
-    traced : sum over equal positions of what is pooled; otherwise one position must be left.
-    circular : whether offsets are taken modulo the size.
+    chain : sequence of (Windows, bool)
+        Windows, and whether sums are divided by the positions inside, from the first pooling to the last.
+    size : int
+        Positions of the axis.
+    traced : bool
+        Sum over equal positions of what is pooled; otherwise one position must be left.
+    circular : bool
+        Whether offsets are taken modulo the size.
 
     Returns
     -------
-    (offsets, size) float64, for each offset the weight of each position in its plane.
+    float64 array, (offsets, size)
+        For each offset the weight of each position in its plane.
     """
     pooled = np.eye(size)
     for windows, normalize_edges in chain:

@@ -21,8 +21,10 @@ class Preparation:
 
     Parameters
     ----------
-    machine : its tensors and sums are overwritten.
-    exact : a machine of the same program in float64, which prepares what lies behind differences of positions. The
+    machine : Machine
+        Its tensors and sums are overwritten.
+    exact : Machine, optional
+        A machine of the same program in float64, which prepares what lies behind differences of positions. The
         deviation of a difference is the root of what is left of a variance. In float32, half of its digits are too few:
         where neighbours are nearly equal, values were off by 2e-5.
     """

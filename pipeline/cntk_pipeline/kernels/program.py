@@ -67,8 +67,10 @@ class Grid:
 
     Attributes
     ----------
-    height, width : in pixels.
-    step : offsets of the stage, in rows and columns, from one offset here to the next: the strides so far.
+    height, width : int
+        In pixels.
+    step : (int, int)
+        Offsets of the stage, in rows and columns, from one offset here to the next: the strides so far.
     """
 
     height: int
@@ -90,10 +92,13 @@ class AxisTerms:
 
     Attributes
     ----------
-    bounds : (offsets + 1,) int64, the terms of an offset are those from its bound to the next, by pooled offset.
-    terms : (terms, 4) int64, index of the pooled offset, position there, first position here, the one behind the last.
-    weights : (terms,) float64.
-    pooled_count : pooled offsets.
+    bounds : int64 array, (offsets + 1,)
+        The terms of an offset are those from its bound to the next, by pooled offset.
+    terms : int64 array, (terms, 4)
+        Index of the pooled offset, position there, first position here, the one behind the last.
+    weights : float64 array, (terms,)
+    pooled_count : int
+        Pooled offsets.
     """
 
     bounds: Array
@@ -115,26 +120,44 @@ class Operation:
 
     Attributes
     ----------
-    code : what to do.
-    source, other, target : registers; -1 where there is none. Of ATTEND, ``other`` is the tensor of the values.
-    keys : of ATTEND, the tensor whose covariances of an image with itself are the logits; -1 elsewhere.
-    slot : tensor of LOAD, POOL and ATTEND, sum of LOAD_SUM and REDUCE, read-out of OUTPUT; -1 elsewhere.
-    tangent : whether T is needed from here on.
-    grid, target_grid : positions of the source and of the target.
-    windows : of rows and of columns, for WEIGH.
-    function : the activation of WEIGH, or None; that of RECUR.
-    terms : of rows and of columns, for POOL.
-    weights : of rows and of columns for REDUCE, each (offsets, positions) float64; for EMBED the correlation alone,
-        (row offsets, column offsets).
-    mixing : of ATTEND, how logits become attention.
-    begins : whether T of the source is zero and not written: WEIGH or RECUR of the images themselves.
-    masked : whether a MASK lies before, so that equal images are no longer the same.
-    present : of INPUT, RECUR and ATTEND, which positions are there, where some may be absent.
-    gate : of GATE, how they are weighed.
-    node : the number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
-    scale, bias, own, extra : see `Code`; ``own`` is 1 where the layer's own weights are trained in the NTK
-        parameterisation, and ``extra`` 0. Of ATTEND, ``scale`` is the factor of the logits.
-    recurrence, backward : of RECUR: the variance of the weights between steps, and whether the last step comes first.
+    code : Code
+        What to do.
+    source, other, target : int
+        Registers; -1 where there is none. Of ATTEND, ``other`` is the tensor of the values.
+    keys : int
+        Of ATTEND, the tensor whose covariances of an image with itself are the logits; -1 elsewhere.
+    slot : int
+        Tensor of LOAD, POOL and ATTEND, sum of LOAD_SUM and REDUCE, read-out of OUTPUT; -1 elsewhere.
+    tangent : bool
+        Whether T is needed from here on.
+    grid, target_grid : Grid
+        Positions of the source and of the target.
+    windows : (Windows, Windows), optional
+        Of rows and of columns, for WEIGH.
+    function : Pointwise, optional
+        The activation of WEIGH, or None; that of RECUR.
+    terms : (AxisTerms, AxisTerms) or None
+        Of rows and of columns, for POOL.
+    weights : tuple of array or None
+        Of rows and of columns for REDUCE, each (offsets, positions) float64; for EMBED the correlation alone, (row
+        offsets, column offsets).
+    mixing : Mixing, optional
+        Of ATTEND, how logits become attention.
+    begins : bool
+        Whether T of the source is zero and not written: WEIGH or RECUR of the images themselves.
+    masked : bool
+        Whether a MASK lies before, so that equal images are no longer the same.
+    present : Presence, optional
+        Of INPUT, RECUR and ATTEND, which positions are there, where some may be absent.
+    gate : Gate, optional
+        Of GATE, how they are weighed.
+    node : int
+        The number of the graph's node that it begins with; -1 for LOAD and OUTPUT.
+    scale, bias, own, extra : float
+        See `Code`; ``own`` is 1 where the layer's own weights are trained in the NTK parameterisation, and ``extra`` 0.
+        Of ATTEND, ``scale`` is the factor of the logits.
+    recurrence, backward
+        Of RECUR: the variance of the weights between steps, and whether the last step comes first.
     """
 
     code: Code
@@ -193,8 +216,9 @@ class Visits:
 
     Attributes
     ----------
-    offsets : (k, 2) int64, the offsets (row, column) to visit, (0, 0) first where it is among them.
-    marks : (operations, k) bool.
+    offsets : int64 array, (k, 2)
+        The offsets (row, column) to visit, (0, 0) first where it is among them.
+    marks : bool array, (operations, k)
     """
 
     offsets: Array
@@ -207,13 +231,20 @@ class Stage:
 
     Attributes
     ----------
-    height, width : of the images where the stage begins, in pixels.
-    circular : whether offsets are taken modulo the size.
-    operations : in order of execution.
-    visits : for pairs of images.
-    self_visits : for an image with itself, as far as later stages need its variances.
-    register_count, halo : what the interpreter allocates; ``halo`` is the rim of zeros in pixels.
-    knows_variances : whether the variances of images are computed, for activations or to see that they have a size.
+    height, width : int
+        Of the images where the stage begins, in pixels.
+    circular : bool
+        Whether offsets are taken modulo the size.
+    operations : tuple of Operation
+        In order of execution.
+    visits : Visits
+        For pairs of images.
+    self_visits : Visits
+        For an image with itself, as far as later stages need its variances.
+    register_count, halo : int
+        What the interpreter allocates; ``halo`` is the rim of zeros in pixels.
+    knows_variances : bool
+        Whether the variances of images are computed, for activations or to see that they have a size.
     """
 
     height: int
@@ -249,10 +280,14 @@ class Tensor:
 
     Attributes
     ----------
-    starts : (row offsets, column offsets) int64, pixels from the tensor's first to an offset's plane; -1 for none.
-    widths : (column offsets,) int64, pixels in a row of a plane.
-    size : pixels in all.
-    height, width, circular : of the pooled images.
+    starts : int64 array, (row offsets, column offsets)
+        Pixels from the tensor's first to an offset's plane; -1 for none.
+    widths : int64 array, (column offsets,)
+        Pixels in a row of a plane.
+    size : int
+        Pixels in all.
+    height, width, circular
+        Of the pooled images.
     """
 
     starts: Array
@@ -269,12 +304,18 @@ class Program:
 
     Attributes
     ----------
-    input_shape : (H, W, C) of the images; vectors are 1 x 1 images.
-    stages : from the images to the read-outs.
-    tensors : what passes between stages, beside sums.
-    sum_count, readout_count : numbers per pair that pass between stages, and that come out.
-    mirrors : whether values stay the same when both images are flipped left to right.
-    points : where positions are compared one by one.
+    input_shape : (int, int, int)
+        (H, W, C) of the images; vectors are 1 x 1 images.
+    stages : tuple of Stage
+        From the images to the read-outs.
+    tensors : tuple of Tensor
+        What passes between stages, beside sums.
+    sum_count, readout_count : int
+        Numbers per pair that pass between stages, and that come out.
+    mirrors : bool
+        Whether values stay the same when both images are flipped left to right.
+    points : tuple of Point
+        Where positions are compared one by one.
     """
 
     input_shape: tuple[int, int, int]
@@ -347,8 +388,10 @@ class Point:
 
     Attributes
     ----------
-    program : its only read-out is the sum over positions of how steep a slope may be there.
-    readouts : of the whole program, those behind the point.
+    program : Program
+        Its only read-out is the sum over positions of how steep a slope may be there.
+    readouts : tuple of int
+        Of the whole program, those behind the point.
     """
 
     program: Program

@@ -33,13 +33,20 @@ def recurrence_function(
 
     Parameters
     ----------
-    function : the activation.
-    tangent : carry T as well.
-    begins : T of the source is zero, whatever its register holds.
-    backward : from the last position to the first.
-    by_lane : the left image differs by lane.
-    dtype : of planes and statistics.
-    padded : states are 0 at steps that either sequence does not have; the last statistic is 1 where a step is present.
+    function : subclass of Pointwise
+        The activation.
+    tangent : bool
+        Carry T as well.
+    begins : bool
+        T of the source is zero, whatever its register holds.
+    backward : bool
+        From the last position to the first.
+    by_lane : bool
+        The left image differs by lane.
+    dtype : str
+        Of planes and statistics.
+    padded : bool
+        States are 0 at steps that either sequence does not have; the last statistic is 1 where a step is present.
     """
     dual, take_left, take_right = find_dual(function, by_lane)
     carried = tangent and not begins

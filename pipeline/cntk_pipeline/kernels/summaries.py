@@ -25,11 +25,15 @@ class SummaryRow:
 
     Attributes
     ----------
-    layer : as it is written, without what is left at its default.
-    shape : of its output.
-    offsets : how many differences of positions it is computed at.
-    entries : plane entries per pair: positions at those offsets, over all weights and activations. An activation is
-        counted with the weights before it.
+    layer : str
+        As it is written, without what is left at its default.
+    shape : Shape
+        Of its output.
+    offsets : int
+        How many differences of positions it is computed at.
+    entries : int
+        Plane entries per pair: positions at those offsets, over all weights and activations. An activation is counted
+        with the weights before it.
     """
 
     layer: str
@@ -44,12 +48,17 @@ class Summary:
 
     Attributes
     ----------
-    rows : the input, and a row a layer.
-    stages : what is computed between two poolings, one after the other.
-    entries : plane entries per pair: what the time of a pair is proportional to, without `mixing_products`.
-    memory_bytes : that an evaluator holds in float32, beside images and results.
-    mixing_products : products per pair by which `Attend` and `SelfAttention` mix positions. They are no plane entries:
-        2 N^3 of N positions, and as many again of an NTK.
+    rows : tuple of SummaryRow
+        The input, and a row a layer.
+    stages : int
+        What is computed between two poolings, one after the other.
+    entries : int
+        Plane entries per pair: what the time of a pair is proportional to, without `mixing_products`.
+    memory_bytes : int
+        That an evaluator holds in float32, beside images and results.
+    mixing_products : int
+        Products per pair by which `Attend` and `SelfAttention` mix positions. They are no plane entries: 2 N^3 of N
+        positions, and as many again of an NTK.
     """
 
     rows: tuple[SummaryRow, ...]
@@ -80,9 +89,10 @@ class NodeSummary:
 
     Attributes
     ----------
-    rows : the input, and a row a layer. There are no offsets, and entries are operations on every pair of nodes.
-    entries : operations in all: the time of a pair of graphs is about proportional to them and to both numbers of
-        nodes.
+    rows : tuple of SummaryRow
+        The input, and a row a layer. There are no offsets, and entries are operations on every pair of nodes.
+    entries : int
+        Operations in all: the time of a pair of graphs is about proportional to them and to both numbers of nodes.
     """
 
     rows: tuple[SummaryRow, ...]
@@ -118,14 +128,18 @@ def summary(network: Layer, input_shape: tuple[int, ...], *, kind: str = "ntk") 
 
     Parameters
     ----------
-    network : a layer, or a `Sequential` of layers, that ends in a vector.
-    input_shape : of one input, (H, W, C), (features,), or (1, 1, rows, features) of a packed graph; where the network
-        takes sequences also (T, C), which is (1, T, C).
-    kind : "ntk" or "nngp".
+    network : Layer
+        A layer, or a `Sequential` of layers, that ends in a vector.
+    input_shape : tuple of int
+        Of one input, (H, W, C), (features,), or (1, 1, rows, features) of a packed graph; where the network takes
+        sequences also (T, C), which is (1, T, C).
+    kind : str
+        "ntk" or "nngp".
 
     Returns
     -------
-    `NodeSummary` of graphs, whose time depends on their numbers of nodes, else `Summary`.
+    Summary or NodeSummary
+        `NodeSummary` of graphs, whose time depends on their numbers of nodes, else `Summary`.
 
     Raises
     ------

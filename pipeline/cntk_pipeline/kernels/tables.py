@@ -106,14 +106,21 @@ class Tables(NamedTuple):
 
     Attributes
     ----------
-    codes : (operations, `Entry`) int64.
-    params : (operations, 5 + constants): scale, bias, own, the constants of the activation, extra, and recurrence.
-    exact_params : the same in float64.
-    bounds, terms, term_weights : of POOL, all of them one behind the other.
-    weights : of REDUCE and EMBED, likewise.
-    tensors : (tensors, `TensorEntry`) int64; starts, widths : theirs, one behind the other.
-    pairs : of ATTEND, where the tensors hold each pair of positions.
-    input_channels : of the images.
+    codes : int64 array, (operations, `Entry`)
+    params : array, (operations, 5 + constants)
+        Scale, bias, own, the constants of the activation, extra, and recurrence.
+    exact_params : array
+        The same in float64.
+    bounds, terms, term_weights : array
+        Of POOL, all of them one behind the other.
+    weights : array
+        Of REDUCE and EMBED, likewise.
+    tensors : int64 array, (tensors, `TensorEntry`)
+        Starts, widths : theirs, one behind the other.
+    pairs : array
+        Of ATTEND, where the tensors hold each pair of positions.
+    input_channels : int
+        Of the images.
     """
 
     codes: Array
@@ -144,11 +151,16 @@ class Statistics:
 
     Attributes
     ----------
-    operation : its index in the program.
-    start, right_start : pixels before the first statistic, of left images and of right ones.
-    count : statistics.
-    height, width : of a statistic's image.
-    circular : right images hold theirs twice in each direction, so that offsets need not wrap.
+    operation : int
+        Its index in the program.
+    start, right_start : int
+        Pixels before the first statistic, of left images and of right ones.
+    count : int
+        Statistics.
+    height, width : int
+        Of a statistic's image.
+    circular : bool
+        Right images hold theirs twice in each direction, so that offsets need not wrap.
     """
 
     operation: int

@@ -28,8 +28,10 @@ class PairCost:
 
     Attributes
     ----------
-    seconds : on one core.
-    share : of the pair's work that was computed to find out; 0 where the seconds are counted, not measured.
+    seconds : float
+        On one core.
+    share : float
+        Of the pair's work that was computed to find out; 0 where the seconds are counted, not measured.
     """
 
     seconds: float
@@ -63,11 +65,16 @@ def time_pairs(
 
     Parameters
     ----------
-    evaluate : takes left and right images, and computes the values of all pairs.
-    sample : standardised images, left ones; repeated as often as needed.
-    rows_at_most : left images of the largest tile.
-    lane_width : right images of the smallest one.
-    time_one : times a call in seconds.
+    evaluate : callable
+        Takes left and right images, and computes the values of all pairs.
+    sample : array
+        Standardised images, left ones; repeated as often as needed.
+    rows_at_most : int
+        Left images of the largest tile.
+    lane_width : int
+        Right images of the smallest one.
+    time_one : callable
+        Times a call in seconds.
     """
     # An image and its copy may be computed in float64, as few pairs of a run are: right images are others. Their seed
     # is no usual one, since people try the program with random images: copies of those cost four times as much.

@@ -259,24 +259,35 @@ def run_variances(
 
     Parameters
     ----------
-    stage : its row of `StageEntry`.
-    first, last : the operations to run, the last excluded.
-    weigh_functions, statistics_functions : (operations,) int64, addresses; 0 where there is none.
-    pixels : (C H W lanes,).
-    loaded : (operations, H, W, lanes) float64, the variances that each LOAD of the stage begins with.
-    sums : (sums, lanes) float64, the images' variance in each sum.
-    planes, ring : float64, scratch; planes keep their contents from call to call.
-    place : `Place`, scratch.
-    limit, smallest : the largest number of the planes' dtype, and the smallest one that has all its digits.
-    count : of images; the other lanes are empty.
-    statistics_out : (statistics, lanes).
+    stage : array
+        Its row of `StageEntry`.
+    first, last : int
+        The operations to run, the last excluded.
+    weigh_functions, statistics_functions : int64 array, (operations,)
+        Addresses; 0 where there is none.
+    pixels : array, (C H W lanes,)
+    loaded : float64 array, (operations, H, W, lanes)
+        The variances that each LOAD of the stage begins with.
+    sums : float64 array, (sums, lanes)
+        The images' variance in each sum.
+    planes, ring : float64 array
+        Scratch; planes keep their contents from call to call.
+    place : array
+        `Place`, scratch.
+    limit, smallest : float
+        The largest number of the planes' dtype, and the smallest one that has all its digits.
+    count : int
+        Of images; the other lanes are empty.
+    statistics_out : array, (statistics, lanes)
 
     Returns
     -------
-    `BEYOND` where a variance, or a sum over a window, is beyond ``limit``: an infinite covariance, times inverse
-    deviations, would be cut to a correlation of 1. `BELOW` where all variances of an image that are not 0 are below
-    ``smallest``, and weights make larger ones of them, or a pooling or attention reads them: numbers without digits, or
-    zeros, would look like a kernel. Other variances that are only added to others, or read out, may be small.
+    int
+        `BEYOND` where a variance, or a sum over a window, is beyond ``limit``: an infinite covariance, times inverse
+        deviations, would be cut to a correlation of 1. `BELOW` where all variances of an image that are not 0 are below
+        ``smallest``, and weights make larger ones of them, or a pooling or attention reads them: numbers without
+        digits, or zeros, would look like a kernel. Other variances that are only added to others, or read out, may be
+        small.
     """
     codes, params = tables.codes, tables.exact_params
     halo = stage[_HALO]

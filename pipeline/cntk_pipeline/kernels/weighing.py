@@ -185,13 +185,20 @@ def plane_function(
 
     Parameters
     ----------
-    function : what follows the weights; None for nothing.
-    convolve : sum windows of 3 x 3, zeros outside; otherwise a window is one pixel.
-    tangent : carry T as well.
-    begins : T of the source is zero, whatever its register holds.
-    by_lane : the left image differs by lane.
-    dtype : of planes and statistics.
-    has_extra : add the constant ``extra`` to T.
+    function : subclass of Pointwise or None
+        What follows the weights; None for nothing.
+    convolve : bool
+        Sum windows of 3 x 3, zeros outside; otherwise a window is one pixel.
+    tangent : bool
+        Carry T as well.
+    begins : bool
+        T of the source is zero, whatever its register holds.
+    by_lane : bool
+        The left image differs by lane.
+    dtype : str
+        Of planes and statistics.
+    has_extra : bool
+        Add the constant ``extra`` to T.
     """
     dual, take_left, take_right = find_dual(function, by_lane)
     # A row's sums and its activation in one loop want more than 16 registers; where there are no more, one after the

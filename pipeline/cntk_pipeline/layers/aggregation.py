@@ -33,7 +33,8 @@ class Aggregate(Layer):
 
     Parameters
     ----------
-    scaling : "sum"; or "degree" for the mean, the sum divided by the number of terms.
+    scaling : str
+        "sum"; or "degree" for the mean, the sum divided by the number of terms.
     """
 
     scaling: str = "sum"
@@ -55,8 +56,10 @@ class GraphConv(Layer):
 
     Parameters
     ----------
-    scaling : of `Aggregate`.
-    w_std, b_std, trained : of `Dense`. For its other arguments write `Aggregate` and `Dense` one after the other.
+    scaling : str
+        Of `Aggregate`.
+    w_std, b_std, trained
+        Of `Dense`. For its other arguments write `Aggregate` and `Dense` one after the other.
     """
 
     scaling: str = "sum"

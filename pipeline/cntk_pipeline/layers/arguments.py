@@ -27,10 +27,14 @@ def require_arguments(
 
     Parameters
     ----------
-    name : of what is made, for the message.
-    function : whose arguments they are; a ``self`` is left out.
-    values, named : arguments by position and by name.
-    elsewhere : what calls of other libraries become here; ends the message.
+    name : str
+        Of what is made, for the message.
+    function : callable
+        Whose arguments they are; a ``self`` is left out.
+    values, named
+        Arguments by position and by name.
+    elsewhere : str
+        What calls of other libraries become here; ends the message.
 
     Raises
     ------

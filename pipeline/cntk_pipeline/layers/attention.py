@@ -28,12 +28,15 @@ class Attend(Layer):
 
     Parameters
     ----------
-    gain : what logits are multiplied by: the deviation of query weights times that of key weights.
-    keys : a layer, or a sequence of them, before queries and keys alone; values pass beside it. With
+    gain : float
+        What logits are multiplied by: the deviation of query weights times that of key weights.
+    keys : Layer
+        A layer, or a sequence of them, before queries and keys alone; values pass beside it. With
         ``keys=PositionalEmbedding()`` positions count for the logits and not for the values.
-    mechanism : "softmax" of a position's logits; or "identity", "abs" or "relu" of each logit, which are not
-        normalised.
-    plus_identity : mix by A + I in place of A: the skip connection of the values themselves, as in Yang's Transformer
+    mechanism : str
+        "softmax" of a position's logits; or "identity", "abs" or "relu" of each logit, which are not normalised.
+    plus_identity : bool
+        Mix by A + I in place of A: the skip connection of the values themselves, as in Yang's Transformer
         (arXiv:2006.14548). `Residual` is for branches with weights of their own.
     """
 
@@ -109,8 +112,10 @@ class SelfAttention(Layer):
 
     Parameters
     ----------
-    w_query_std, w_key_std, w_value_std, w_out_std, b_std : standard deviations; the bias is the output's.
-    trained : False fixes the weights of values and outputs at their initial values.
+    w_query_std, w_key_std, w_value_std, w_out_std, b_std : float
+        Standard deviations; the bias is the output's.
+    trained : bool
+        False fixes the weights of values and outputs at their initial values.
     """
 
     spelt_elsewhere: ClassVar[str] = (
@@ -158,9 +163,12 @@ class LinearAttention(Layer):
 
     Parameters
     ----------
-    w_query_std, w_key_std, w_value_std, w_out_std, b_std : standard deviations; the bias is the output's.
-    keys : a layer, or a sequence of them, before queries and keys alone, as of `Attend`.
-    trained : False fixes the weights at their initial values.
+    w_query_std, w_key_std, w_value_std, w_out_std, b_std : float
+        Standard deviations; the bias is the output's.
+    keys : Layer
+        A layer, or a sequence of them, before queries and keys alone, as of `Attend`.
+    trained : bool
+        False fixes the weights at their initial values.
     """
 
     spelt_elsewhere: ClassVar[str] = (

@@ -29,14 +29,21 @@ class Shape:
 
     Attributes
     ----------
-    spatial : (height, width) in pixels, or None for a vector.
-    channels : number of input channels or features; None once a layer with weights has made it infinite.
-    gaussian : whether the channels are independent draws of one Gaussian law of mean zero, jointly of all positions and
+    spatial : (int, int) or None
+        (height, width) in pixels, or None for a vector.
+    channels : int or None
+        Number of input channels or features; None once a layer with weights has made it infinite.
+    gaussian : bool
+        Whether the channels are independent draws of one Gaussian law of mean zero, jointly of all positions and
         inputs, as layers with weights make them. Such channels are centred and alike.
-    is_graph : whether the positions are the nodes of a graph, of which graphs may have any number.
-    present : which positions are there, where some may be absent; see `Padded` and `Masked`.
-    centred : whether channels have mean zero, so that products with independent ones have it too.
-    alike : whether all channels have the same covariance and the same tangent; else only their means are known.
+    is_graph : bool
+        Whether the positions are the nodes of a graph, of which graphs may have any number.
+    present : Presence, optional
+        Which positions are there, where some may be absent; see `Padded` and `Masked`.
+    centred : bool
+        Whether channels have mean zero, so that products with independent ones have it too.
+    alike : bool
+        Whether all channels have the same covariance and the same tangent; else only their means are known.
     """
 
     spatial: tuple[int, int] | None
@@ -302,8 +309,10 @@ def require_image(layer: Layer, shape: Shape, padded: bool = False, gaps: bool =
 
     Parameters
     ----------
-    padded : whether the layer knows absent steps, of `Padded`.
-    gaps : whether it knows absent pixels, of `Masked`.
+    padded : bool
+        Whether the layer knows absent steps, of `Padded`.
+    gaps : bool
+        Whether it knows absent pixels, of `Masked`.
     """
     if shape.has_gaps and not (padded or gaps):
         raise LayerError(
@@ -357,7 +366,8 @@ def require_layer(what: str, value: object) -> None:
 
     Parameters
     ----------
-    what : names its place, such as "the branch of Residual".
+    what : str
+        Names its place, such as "the branch of Residual".
 
     Raises
     ------

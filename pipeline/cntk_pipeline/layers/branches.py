@@ -38,7 +38,8 @@ class Product(Layer):
 
     Parameters
     ----------
-    branch, gate : layers, or sequences of them, with outputs of one shape.
+    branch, gate : Layer
+        Layers, or sequences of them, with outputs of one shape.
     """
 
     branch: Layer
@@ -80,8 +81,10 @@ class Concatenate(Layer):
 
     Parameters
     ----------
-    first, second : layers, or sequences of them, with outputs of one shape.
-    share : of the channels that are the first branch's, between 0 and 1.
+    first, second : Layer
+        Layers, or sequences of them, with outputs of one shape.
+    share : float
+        Of the channels that are the first branch's, between 0 and 1.
     """
 
     first: Layer
@@ -124,12 +127,16 @@ class Repeat(Layer):
 
     Parameters
     ----------
-    block : a layer, or a sequence of them, whose output has the shape of its input.
-    times : a whole number of at least 1. A block that shrinks differences by a factor c has come to within
-        ``c^times`` of its limit.
-    inject : add the input behind each block, which must have weights on every way through it. One of the two must have
-        mean 0: the block ends in weights, or these lie directly before the first time.
-    jump : join the input and the outputs of all blocks at the end. Weights must follow before the next activation.
+    block : Layer
+        A layer, or a sequence of them, whose output has the shape of its input.
+    times : int
+        A whole number of at least 1. A block that shrinks differences by a factor c has come to within ``c^times`` of
+        its limit.
+    inject : bool
+        Add the input behind each block, which must have weights on every way through it. One of the two must have mean
+        0: the block ends in weights, or these lie directly before the first time.
+    jump : bool
+        Join the input and the outputs of all blocks at the end. Weights must follow before the next activation.
     """
 
     block: Layer

@@ -15,8 +15,10 @@ def require_kind(network: Layer, kind: str, input_shape: tuple[int, ...]) -> Non
 
     Parameters
     ----------
-    kind : "nngp" or "ntk".
-    input_shape : of one input, (H, W, C) or (features,).
+    kind : str
+        "nngp" or "ntk".
+    input_shape : tuple of int
+        Of one input, (H, W, C) or (features,).
 
     Raises
     ------

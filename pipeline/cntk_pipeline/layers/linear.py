@@ -90,18 +90,26 @@ class Conv(Layer):
 
     Parameters
     ----------
-    filter_shape : window height and width in pixels; one number means a square. Everything else is given by name.
-    strides : pixels from a window to the next, down and right; one number means both.
-    padding : "VALID" keeps windows inside the image; "SAME" gives an output pixel for each ``strides`` input pixels,
-        zeros outside; "CIRCULAR" likewise, the image repeated outside.
-    w_std, b_std : standard deviations of weights and biases.
-    trained : False fixes this layer's own weights and biases at their initial values: they add nothing to the NTK.
-    parameterization : "ntk", or "standard": weights are Gaussians of deviation ``w_std / sqrt(fan-in)`` themselves, as
-        in most libraries, so that a layer's own weights count in the NTK by the number of its inputs
-        (Sohl-Dickstein et al. 2020, arXiv:2001.07301). The NNGP is the same. There is a bias where ``b_std > 0``.
-    fan_in : with "standard", input channels of the finite layer that this one stands for; the base width n of a layer
-        of s n channels, in a family that grows with s. None counts the channels of raw inputs.
-    rate : factor of the layer's own weights and biases in the NTK, a learning rate beside those of other layers.
+    filter_shape : int or (int, int)
+        Window height and width in pixels; one number means a square. Everything else is given by name.
+    strides : int or (int, int)
+        Pixels from a window to the next, down and right; one number means both.
+    padding : str
+        "VALID" keeps windows inside the image; "SAME" gives an output pixel for each ``strides`` input pixels, zeros
+        outside; "CIRCULAR" likewise, the image repeated outside.
+    w_std, b_std : float
+        Standard deviations of weights and biases.
+    trained : bool
+        False fixes this layer's own weights and biases at their initial values: they add nothing to the NTK.
+    parameterization : str
+        "ntk", or "standard": weights are Gaussians of deviation ``w_std / sqrt(fan-in)`` themselves, as in most
+        libraries, so that a layer's own weights count in the NTK by the number of its inputs (Sohl-Dickstein et al.
+        2020, arXiv:2001.07301). The NNGP is the same. There is a bias where ``b_std > 0``.
+    fan_in : float or None
+        With "standard", input channels of the finite layer that this one stands for; the base width n of a layer of s n
+        channels, in a family that grows with s. None counts the channels of raw inputs.
+    rate : float
+        Factor of the layer's own weights and biases in the NTK, a learning rate beside those of other layers.
     """
 
     spelt_elsewhere: ClassVar[str] = (
@@ -171,14 +179,19 @@ class Dense(Layer):
 
     Parameters
     ----------
-    w_std, b_std : standard deviations of weights and biases.
-    trained : False fixes this layer's own weights and biases: they add nothing to the NTK.
-    parameterization : "ntk", or "standard": weights are Gaussians of deviation ``w_std / sqrt(fan-in)`` themselves, as
-        in most libraries, so that a layer's own weights count in the NTK by the number of its inputs
-        (Sohl-Dickstein et al. 2020, arXiv:2001.07301). The NNGP is the same. There is a bias where ``b_std > 0``.
-    fan_in : with "standard", input channels of the finite layer that this one stands for; the base width n of a layer
-        of s n channels, in a family that grows with s. None counts the channels of raw inputs.
-    rate : factor of the layer's own weights and biases in the NTK, a learning rate beside those of other layers.
+    w_std, b_std : float
+        Standard deviations of weights and biases.
+    trained : bool
+        False fixes this layer's own weights and biases: they add nothing to the NTK.
+    parameterization : str
+        "ntk", or "standard": weights are Gaussians of deviation ``w_std / sqrt(fan-in)`` themselves, as in most
+        libraries, so that a layer's own weights count in the NTK by the number of its inputs (Sohl-Dickstein et al.
+        2020, arXiv:2001.07301). The NNGP is the same. There is a bias where ``b_std > 0``.
+    fan_in : float or None
+        With "standard", input channels of the finite layer that this one stands for; the base width n of a layer of s n
+        channels, in a family that grows with s. None counts the channels of raw inputs.
+    rate : float
+        Factor of the layer's own weights and biases in the NTK, a learning rate beside those of other layers.
     """
 
     spelt_elsewhere: ClassVar[str] = (
@@ -216,9 +229,10 @@ class Rescale(Layer):
 
     Parameters
     ----------
-    variance : a number > 0; or a word. "channels", the number of input channels, undoes the NTK parameterisation's
-        division by the fan-in of the raw inputs, for kernels that are defined by plain sums, and needs a finite
-        input: put it first. "pixels", the number of positions, likewise undoes that of a following `Flatten`.
+    variance : float or str
+        A number > 0; or a word. "channels", the number of input channels, undoes the NTK parameterisation's division by
+        the fan-in of the raw inputs, for kernels that are defined by plain sums, and needs a finite input: put it
+        first. "pixels", the number of positions, likewise undoes that of a following `Flatten`.
     """
 
     variance: float | str = 1.0

@@ -51,7 +51,8 @@ class Dropout(Layer):
 
     Parameters
     ----------
-    rate : the share that is dropped, 0 <= rate < 1.
+    rate : float
+        The share that is dropped, 0 <= rate < 1.
     """
 
     rate: float = 0.5

@@ -77,7 +77,8 @@ class ClosedForm(Pointwise, ABC):
 
         Parameters
         ----------
-        x, z : tuples of the statistics of both positions.
+        x, z : object
+            Tuples of the statistics of both positions.
         """
 
 

@@ -77,11 +77,15 @@ class AvgPool(Layer):
 
     Parameters
     ----------
-    window_shape : height and width in pixels; one number means a square.
-    strides : pixels from a window to the next; None is the window's shape.
-    padding : "VALID" keeps windows inside the image; "SAME" lets them reach outside, into zeros.
-    normalize_edges : divide by the pixels inside the image, not by those of the window. Of images with absent pixels,
-        divide by those that are there.
+    window_shape : int or (int, int)
+        Height and width in pixels; one number means a square.
+    strides : int or (int, int), optional
+        Pixels from a window to the next; None is the window's shape.
+    padding : str
+        "VALID" keeps windows inside the image; "SAME" lets them reach outside, into zeros.
+    normalize_edges : bool
+        Divide by the pixels inside the image, not by those of the window. Of images with absent pixels, divide by those
+        that are there.
     """
 
     window_shape: int | tuple[int, int]
@@ -107,7 +111,8 @@ class SumPool(Layer):
 
     Parameters
     ----------
-    window_shape, strides, padding : of `AvgPool`.
+    window_shape, strides, padding
+        Of `AvgPool`.
     """
 
     window_shape: int | tuple[int, int]
@@ -134,10 +139,12 @@ class MaxPool(Layer):
 
     Parameters
     ----------
-    window_shape : (1, 2) or (2, 1), height and width in pixels.
-    strides : pixels from a window to the next; None is the window's shape.
-    padding : "VALID" keeps windows inside the image; of a window that reaches outside, "SAME" takes the position
-        inside.
+    window_shape : (int, int)
+        (1, 2) or (2, 1), height and width in pixels.
+    strides : int or (int, int), optional
+        Pixels from a window to the next; None is the window's shape.
+    padding : str
+        "VALID" keeps windows inside the image; of a window that reaches outside, "SAME" takes the position inside.
     """
 
     window_shape: tuple[int, int]
@@ -216,9 +223,11 @@ class LocalAvgPool(Layer):
 
     Parameters
     ----------
-    radius : in pixels; the window is 2 radius + 1 high and wide.
-    normalize_edges : divide by the pixels inside the image, not by those of the window. Of images with absent pixels,
-        divide by those that are there.
+    radius : int
+        In pixels; the window is 2 radius + 1 high and wide.
+    normalize_edges : bool
+        Divide by the pixels inside the image, not by those of the window. Of images with absent pixels, divide by those
+        that are there.
     """
 
     radius: int

@@ -77,13 +77,17 @@ class PositionalEmbedding(Layer):
 
     Parameters
     ----------
-    w_std : standard deviation of the vectors' entries.
-    correlation : of the vectors of two positions. "equal": vectors of different positions are independent, as those
-        of learned embeddings at the beginning. "gaussian": ``exp(-r^2 / 2)``, with r the distance over ``length``.
-        "exponential": ``exp(-r)``. "sinusoidal": the one of the sines and cosines of Vaswani et al. 2017
-        (arXiv:1706.03762), for infinitely many channels; half of them for rows and half for columns.
-    length : in pixels, that distances are divided by. "equal" does not look at it.
-    trained : False fixes the vectors: they add nothing to the NTK.
+    w_std : float
+        Standard deviation of the vectors' entries.
+    correlation : str
+        Of the vectors of two positions. "equal": vectors of different positions are independent, as those of learned
+        embeddings at the beginning. "gaussian": ``exp(-r^2 / 2)``, with r the distance over ``length``. "exponential":
+        ``exp(-r)``. "sinusoidal": the one of the sines and cosines of Vaswani et al. 2017 (arXiv:1706.03762), for
+        infinitely many channels; half of them for rows and half for columns.
+    length : float
+        In pixels, that distances are divided by. "equal" does not look at it.
+    trained : bool
+        False fixes the vectors: they add nothing to the NTK.
     """
 
     spelt_elsewhere: ClassVar[str] = (

@@ -34,9 +34,12 @@ class Presence:
 
     Attributes
     ----------
-    anywhere : whether any pixel may be absent; otherwise they are steps, and absent ones lie behind all others.
-    lattices : the pixels that tell.
-    at_end : whether sequences lie with their last steps below each other, and absent ones before all others.
+    anywhere : bool
+        Whether any pixel may be absent; otherwise they are steps, and absent ones lie behind all others.
+    lattices : tuple of Lattice
+        The pixels that tell.
+    at_end : bool
+        Whether sequences lie with their last steps below each other, and absent ones before all others.
     """
 
     anywhere: bool
@@ -57,12 +60,14 @@ class Presence:
 
         Parameters
         ----------
-        of_input : (n, H, W) bool, True at pixels that are there.
-        size : height and width of the image inside the network.
+        of_input : bool array, (n, H, W)
+            True at pixels that are there.
+        size : (int, int)
+            Height and width of the image inside the network.
 
         Returns
         -------
-        (n, *size) bool.
+        bool array, (n, *size)
         """
         found = []
         for lattice in self.lattices:
@@ -77,9 +82,12 @@ class Gate:
 
     Attributes
     ----------
-    weights : as of `Graph.gate`; or "share", one divided by the positions of a window that are there, 0 without any.
-    present : which positions are there; of "share", those before the windows.
-    windows : along rows and along columns; for weights "share" alone.
+    weights : str
+        As of `Graph.gate`; or "share", one divided by the positions of a window that are there, 0 without any.
+    present : Presence
+        Which positions are there; of "share", those before the windows.
+    windows : (Windows, Windows), optional
+        Along rows and along columns; for weights "share" alone.
     """
 
     weights: str

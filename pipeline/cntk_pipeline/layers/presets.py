@@ -37,12 +37,14 @@ def cntk(depth: int, pooling: str = "flatten", *, trained_ends: bool | None = No
 
     Parameters
     ----------
-    depth : number of convolutions plus one; the paper uses 3, 4, 6, 11, 21.
-    pooling : "flatten" (CNTK-V), "gap" (CNTK-GAP), or "lap4" for local average pooling with radius 4 and likewise
-        with any other (Li et al. 2019, arXiv:1911.00809).
-    trained_ends : whether the first convolution and the last layer are trained. By default the paper's choice:
-        trained for "flatten", fixed for "gap" (its appendix H); and fixed for local pooling, which thus shares
-        the pass of "gap".
+    depth : int
+        Number of convolutions plus one; the paper uses 3, 4, 6, 11, 21.
+    pooling : str
+        "flatten" (CNTK-V), "gap" (CNTK-GAP), or "lap4" for local average pooling with radius 4 and likewise with any
+        other (Li et al. 2019, arXiv:1911.00809).
+    trained_ends : bool, optional
+        Whether the first convolution and the last layer are trained. By default the paper's choice: trained for
+        "flatten", fixed for "gap" (its appendix H); and fixed for local pooling, which thus shares the pass of "gap".
 
     Raises
     ------
@@ -65,9 +67,10 @@ def fully_connected(depth: int, *, w_std: float = SQRT_2, b_std: float = 0.0) ->
 
     Parameters
     ----------
-    depth : number of dense layers, the linear read-out included; images are flattened first.
-    w_std, b_std : standard deviations of the hidden layers' weights and biases; the read-out has w_std 1 and the same
-        b_std.
+    depth : int
+        Number of dense layers, the linear read-out included; images are flattened first.
+    w_std, b_std : float
+        Standard deviations of the hidden layers' weights and biases; the read-out has w_std 1 and the same b_std.
 
     Raises
     ------
@@ -90,10 +93,12 @@ def myrtle(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: fl
 
     Parameters
     ----------
-    depth : number of convolutions plus one: 5, 7 or 10.
-    pooling : "gap", "flatten", or "lap4" and likewise, of the third block's output.
-    w_std, b_std : standard deviations of the weights and biases of the convolutions; the read-out has w_std 1 and the
-        same b_std.
+    depth : int
+        Number of convolutions plus one: 5, 7 or 10.
+    pooling : str
+        "gap", "flatten", or "lap4" and likewise, of the third block's output.
+    w_std, b_std : float
+        Standard deviations of the weights and biases of the convolutions; the read-out has w_std 1 and the same b_std.
 
     Raises
     ------
@@ -120,10 +125,12 @@ def resnet(depth: int, pooling: str = "gap", *, w_std: float = SQRT_2, b_std: fl
 
     Parameters
     ----------
-    depth : number of layers on the longest path, 6 n + 2. The paper uses 20, 32, 44, 56, 110.
-    pooling : "gap", "flatten", or "lap4" and likewise.
-    w_std, b_std : standard deviations of the weights and biases of the convolutions; the read-out has w_std 1 and the
-        same b_std.
+    depth : int
+        Number of layers on the longest path, 6 n + 2. The paper uses 20, 32, 44, 56, 110.
+    pooling : str
+        "gap", "flatten", or "lap4" and likewise.
+    w_std, b_std : float
+        Standard deviations of the weights and biases of the convolutions; the read-out has w_std 1 and the same b_std.
 
     Raises
     ------
@@ -148,11 +155,13 @@ def wide_resnet(depth: int, pooling: str = "gap", *, w_std: float = 1.0, b_std: 
 
     Parameters
     ----------
-    depth : number of convolutions, shortcuts included, 6 n + 4 for n blocks in each group. The paper uses 16, 22, 28,
-        40.
-    pooling : "gap", "flatten", or "lap4" and likewise.
-    w_std, b_std : standard deviations of the weights and biases of the convolutions; the read-out has w_std 1 and the
-        same b_std. The default is neural-tangents'.
+    depth : int
+        Number of convolutions, shortcuts included, 6 n + 4 for n blocks in each group. The paper uses 16, 22, 28, 40.
+    pooling : str
+        "gap", "flatten", or "lap4" and likewise.
+    w_std, b_std : float
+        Standard deviations of the weights and biases of the convolutions; the read-out has w_std 1 and the same b_std.
+        The default is neural-tangents'.
 
     Raises
     ------
@@ -183,12 +192,16 @@ def cnn_gp(
 
     Parameters
     ----------
-    depth : number of convolutions, the last included; 8 is the paper's for MNIST.
-    pooling : "flatten", "gap", or "lap4" and likewise.
-    filter_shape : side of the filters of all convolutions but the last.
-    var_w, var_b : variances of the weights, times the number of input channels, and of the biases. The variance of
-        the last filter's weights is divided by its pixels too, as in the paper's code. The defaults are those that
-        the paper found by random search on MNIST.
+    depth : int
+        Number of convolutions, the last included; 8 is the paper's for MNIST.
+    pooling : str
+        "flatten", "gap", or "lap4" and likewise.
+    filter_shape : int or (int, int)
+        Side of the filters of all convolutions but the last.
+    var_w, var_b : float
+        Variances of the weights, times the number of input channels, and of the biases. The variance of the last
+        filter's weights is divided by its pixels too, as in the paper's code. The defaults are those that the paper
+        found by random search on MNIST.
 
     Raises
     ------
@@ -226,13 +239,18 @@ def transformer(
 
     Parameters
     ----------
-    depth : number of blocks.
-    pooling : "gap", the mean over tokens, is the paper's; or "flatten", or "lap4" and likewise.
-    patch : side of a patch in pixels, or height and width. What is left over at the right and below is not read.
-    position_std : standard deviation of an embedding of the position that is added to each token. The paper has none:
-        with 0, the order of the tokens changes nothing under "gap".
-    w_std, b_std : standard deviations of the blocks' weights and biases; the read-out has w_std 1 and the same b_std.
-        The logits of attention are proportional to ``w_std**2``.
+    depth : int
+        Number of blocks.
+    pooling : str
+        "gap", the mean over tokens, is the paper's; or "flatten", or "lap4" and likewise.
+    patch : int or (int, int)
+        Side of a patch in pixels, or height and width. What is left over at the right and below is not read.
+    position_std : float
+        Standard deviation of an embedding of the position that is added to each token. The paper has none: with 0, the
+        order of the tokens changes nothing under "gap".
+    w_std, b_std : float
+        Standard deviations of the blocks' weights and biases; the read-out has w_std 1 and the same b_std. The logits
+        of attention are proportional to ``w_std**2``.
 
     Raises
     ------
@@ -262,11 +280,16 @@ def gntk(
 
     Parameters
     ----------
-    depth : number of blocks.
-    pooling : "sum" or "mean" over nodes; the paper's is "sum".
-    dense_layers : in each block.
-    scaling : of `Aggregate`.
-    jump : jumping knowledge: the read-out sees the input and what is behind each block.
+    depth : int
+        Number of blocks.
+    pooling : str
+        "sum" or "mean" over nodes; the paper's is "sum".
+    dense_layers : int
+        In each block.
+    scaling : str
+        Of `Aggregate`.
+    jump : bool
+        Jumping knowledge: the read-out sees the input and what is behind each block.
 
     Raises
     ------
@@ -319,10 +342,12 @@ class Preset:
 
     Attributes
     ----------
-    build : makes a member; its first argument is the depth. It refuses what it cannot make.
-    options : names of further arguments that a workflow file may give.
-    poolings : values of the argument ``pooling``, the default first, N standing for a number; empty where the
-        family has none.
+    build : callable
+        Makes a member; its first argument is the depth. It refuses what it cannot make.
+    options : tuple of str
+        Names of further arguments that a workflow file may give.
+    poolings : tuple of str
+        Values of the argument ``pooling``, the default first, N standing for a number; empty where the family has none.
     """
 
     build: Callable[..., Sequential]

@@ -26,9 +26,12 @@ def require_inputs(name: str, inputs: Any, networks: Sequence[Layer]) -> npt.NDA
 
     Parameters
     ----------
-    name : of the argument, for messages.
-    inputs : ``(n, H, W, C)``, ``(n, features)``, graphs, or sequences where the networks take these.
-    networks : all of which get the inputs.
+    name : str
+        Of the argument, for messages.
+    inputs : object
+        ``(n, H, W, C)``, ``(n, features)``, graphs, or sequences where the networks take these.
+    networks : sequence of Layer
+        All of which get the inputs.
 
     Raises
     ------

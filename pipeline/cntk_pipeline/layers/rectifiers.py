@@ -32,7 +32,8 @@ class LeakyRelu(ClosedForm):
 
     Parameters
     ----------
-    negative_slope : any finite number; 0 is ReLU, -1 the absolute value, 1 the identity.
+    negative_slope : float
+        Any finite number; 0 is ReLU, -1 the absolute value, 1 the identity.
     """
 
     negative_slope: float = 0.01
@@ -113,7 +114,8 @@ class Maxout(ClosedForm):
 
     Parameters
     ----------
-    pieces : channels of which the largest one is taken; 2.
+    pieces : int
+        Channels of which the largest one is taken; 2.
     """
 
     pieces: int = 2

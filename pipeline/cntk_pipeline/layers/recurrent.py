@@ -29,12 +29,18 @@ class Recurrent(Layer):
 
     Parameters
     ----------
-    activation : a function of each position, such as ``Erf()``. Everything else is given by name.
-    w_std : standard deviation of the weights from a state to the next.
-    u_std : standard deviation of the weights of the input.
-    b_std : standard deviation of the biases.
-    backward : run from the last step to the first.
-    trained : False fixes the layer's own weights and biases at their initial values.
+    activation : Layer
+        A function of each position, such as ``Erf()``. Everything else is given by name.
+    w_std : float
+        Standard deviation of the weights from a state to the next.
+    u_std : float
+        Standard deviation of the weights of the input.
+    b_std : float
+        Standard deviation of the biases.
+    backward : bool
+        Run from the last step to the first.
+    trained : bool
+        False fixes the layer's own weights and biases at their initial values.
     """
 
     spelt_elsewhere: ClassVar[str] = (
@@ -87,7 +93,8 @@ class LastState(Layer):
 
     Parameters
     ----------
-    backward : keep the first step, which is the last one of a layer that runs backward.
+    backward : bool
+        Keep the first step, which is the last one of a layer that runs backward.
     """
 
     backward: bool = False
@@ -119,7 +126,8 @@ class Bidirectional(Layer):
 
     Parameters
     ----------
-    recurrent : a `Recurrent` layer that runs forward.
+    recurrent : Layer
+        A `Recurrent` layer that runs forward.
     """
 
     recurrent: Layer

@@ -26,7 +26,8 @@ class Residual(Layer):
 
     Parameters
     ----------
-    branch, shortcut : layers, or sequences of them, with outputs of one shape.
+    branch, shortcut : Layer
+        Layers, or sequences of them, with outputs of one shape.
     """
 
     branch: Layer

@@ -122,7 +122,8 @@ class Polynomial(Series):
 
     Parameters
     ----------
-    coefficients : of the powers of x in rising order; the first is the constant term.
+    coefficients : tuple of float
+        Of the powers of x in rising order; the first is the constant term.
     """
 
     coefficients: tuple[float, ...]
@@ -151,7 +152,8 @@ class Hermite(Series):
 
     Parameters
     ----------
-    coefficients : of the Hermite polynomials by rising degree; the first is the constant term.
+    coefficients : tuple of float
+        Of the Hermite polynomials by rising degree; the first is the constant term.
     """
 
     coefficients: tuple[float, ...]
@@ -189,8 +191,10 @@ class Elementwise(Series):
 
     Parameters
     ----------
-    function : takes and returns NumPy arrays; or one of the names in `FUNCTIONS`, which workflow files need.
-    nodes : points of the quadrature and terms of the series, at most 256; the time of a pair grows with them.
+    function : str or callable
+        Takes and returns NumPy arrays; or one of the names in `FUNCTIONS`, which workflow files need.
+    nodes : int
+        Points of the quadrature and terms of the series, at most 256; the time of a pair grows with them.
     """
 
     function: str | Callable[[Array], Array]

@@ -142,7 +142,8 @@ class Rbf(ClosedForm):
 
     Parameters
     ----------
-    gamma : a number > 0.
+    gamma : float
+        A number > 0.
     """
 
     gamma: float = 1.0

@@ -36,9 +36,11 @@ def read(tables: Sequence[Mapping[str, Any]], layers: Mapping[str, type[Layer]])
 
     Parameters
     ----------
-    tables : one a layer; fields that are left out take their defaults. A field that holds layers takes a list of
-        tables, or a single one; a list of one table is that layer itself, not a sequence of it.
-    layers : classes by name, the room's table.
+    tables : sequence of mapping of str to object
+        One a layer; fields that are left out take their defaults. A field that holds layers takes a list of tables, or
+        a single one; a list of one table is that layer itself, not a sequence of it.
+    layers : mapping of str to subclass of Layer
+        Classes by name, the room's table.
 
     Raises
     ------

@@ -16,13 +16,18 @@ class Windows:
 
     Attributes
     ----------
-    size : positions of the input.
-    window, stride, before : in positions; what lies outside the input is zero.
-    count : windows, the size of the output.
-    circular : positions outside are those at the other end instead.
-    part : of windows of two, which products of a position of each image are averaged: "like" first with first and
-        second with second, "unlike" first with second, "" all four. Of a window that is cut to one position, each part
-        is half of all.
+    size : int
+        Positions of the input.
+    window, stride, before : int
+        In positions; what lies outside the input is zero.
+    count : int
+        Windows, the size of the output.
+    circular : bool
+        Positions outside are those at the other end instead.
+    part : str
+        Of windows of two, which products of a position of each image are averaged: "like" first with first and second
+        with second, "unlike" first with second, "" all four. Of a window that is cut to one position, each part is half
+        of all.
     """
 
     size: int

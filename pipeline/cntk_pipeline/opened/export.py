@@ -68,9 +68,12 @@ class Export:
 
     Attributes
     ----------
-    kernels : the matrices of each read-out, by its name.
-    predictions : the predictive mean of each system.
-    form : of the files.
+    kernels : mapping of str to list of Matrix
+        The matrices of each read-out, by its name.
+    predictions : list of (System, Matrix)
+        The predictive mean of each system.
+    form : {"npz", "csv"}
+        Of the files.
     """
 
     kernels: dict[str, list[Matrix]]
@@ -93,10 +96,14 @@ def plan_export(run: RunDirectory, readouts: Sequence[str], form: Format, *, ker
 
     Parameters
     ----------
-    run : the run.
-    readouts : names; none means all.
-    form : of the files.
-    kernels : whether the matrices are written too.
+    run : RunDirectory
+        The run.
+    readouts : sequence of str
+        Names; none means all.
+    form : {"npz", "csv"}
+        Of the files.
+    kernels : bool
+        Whether the matrices are written too.
 
     Raises
     ------
@@ -146,8 +153,10 @@ def folder_beside(run: StorePath, form: Format) -> str:
 
     Parameters
     ----------
-    run : the run directory.
-    form : of the files; it ends the name, so that both forms may lie beside a run.
+    run : StorePath
+        The run directory.
+    form : {"npz", "csv"}
+        Of the files; it ends the name, so that both forms may lie beside a run.
     """
     return f"{run.name}-{form}" if "://" in str(run) else f"{os.path.abspath(str(run))}-{form}"
 
@@ -185,9 +194,12 @@ def write_export(run: RunDirectory, export: Export, folder: Path, say: Callable[
 
     Parameters
     ----------
-    run, export : of `plan_export`.
-    folder : of `require_folder`.
-    say : gets a line for each file.
+    run, export
+        Of `plan_export`.
+    folder : Path
+        Of `require_folder`.
+    say : callable
+        Gets a line for each file.
 
     Raises
     ------

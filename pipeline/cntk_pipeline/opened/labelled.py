@@ -86,8 +86,10 @@ class _Systems:
 
     Parameters
     ----------
-    run : with a workflow.
-    names : of its read-outs.
+    run : RunDirectory
+        With a workflow.
+    names : sequence of str
+        Of its read-outs.
     """
 
     def __init__(self, run: RunDirectory, names: Sequence[str]) -> None:

@@ -32,11 +32,16 @@ class NewImages:
 
     Attributes
     ----------
-    given : the images, as the source of the run had them.
-    steps : the steps from there to the images of the run.
-    shape : ``(n, H, W, C)`` or ``(n, features)``.
-    dtype : of the images of the run.
-    gaps : whether the run takes images with absent pixels.
+    given : Unlabelled
+        The images, as the source of the run had them.
+    steps : Preprocessing
+        The steps from there to the images of the run.
+    shape : tuple of int
+        ``(n, H, W, C)`` or ``(n, features)``.
+    dtype : dtype
+        Of the images of the run.
+    gaps : bool
+        Whether the run takes images with absent pixels.
     """
 
     given: Unlabelled

@@ -15,13 +15,17 @@ def read_samples(run: RunDirectory, part: Literal["train", "test"], indices: Seq
 
     Parameters
     ----------
-    run : the run.
-    part : of the data set.
-    indices : of the images in the part.
+    run : RunDirectory
+        The run.
+    part : {"train", "test"}
+        Of the data set.
+    indices : sequence of int
+        Of the images in the part.
 
     Returns
     -------
-    (k, H, W, C) or (k, features) float64 array. Pixels of uint8 images are in 0..1.
+    array
+        (k, H, W, C) or (k, features) float64 array. Pixels of uint8 images are in 0..1.
 
     Raises
     ------
@@ -49,7 +53,8 @@ def as_picture(sample: Array) -> Array:
 
     Returns
     -------
-    (H, W, 3) uint8 array. Of 1, 2, or more than 3 channels it is the mean, in grey. Absent pixels are white.
+    array
+        (H, W, 3) uint8 array. Of 1, 2, or more than 3 channels it is the mean, in grey. Absent pixels are white.
     """
     low, high = float(np.nanmin(sample)), float(np.nanmax(sample))
     tolerance = 1e-3  # of rounding to float32 and back

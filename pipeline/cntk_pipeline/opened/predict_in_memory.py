@@ -39,10 +39,14 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
 
     Parameters
     ----------
-    run, system : of the coefficients.
-    given : images, as the source of the run had them.
-    say : gets a line with the forecast of the time; None for no line.
-    trust : import the code that computes the run, even if another user wrote the run.
+    run, system
+        Of the coefficients.
+    given : object
+        Images, as the source of the run had them.
+    say : Say or None
+        Gets a line with the forecast of the time; None for no line.
+    trust : bool
+        Import the code that computes the run, even if another user wrote the run.
 
     Raises
     ------

@@ -46,11 +46,15 @@ class PredictionQuestion:
 
     Attributes
     ----------
-    readout : as in `find_readout`.
-    ridge : as in `find_system`.
-    std : whether the posterior standard deviation is asked for too.
-    trust : whether the cluster settings of the run directory are followed and the code that it names is imported, even
-        if another user wrote them.
+    readout : AskedReadout
+        As in `find_readout`.
+    ridge : float, optional
+        As in `find_system`.
+    std : bool
+        Whether the posterior standard deviation is asked for too.
+    trust : bool
+        Whether the cluster settings of the run directory are followed and the code that it names is imported, even if
+        another user wrote them.
     """
 
     readout: AskedReadout = None
@@ -65,10 +69,14 @@ class Predictions:
 
     Attributes
     ----------
-    names : of the images: their files, or their row numbers.
-    data : of the run: its task and its classes.
-    scores : predictive means, ``(n, classes)`` float64.
-    std : posterior standard deviations in the unit of the targets, float64: ``(n,)``, of a regression ``(n, targets)``;
+    names : tuple of str
+        Of the images: their files, or their row numbers.
+    data : DataSpecification
+        Of the run: its task and its classes.
+    scores : array
+        Predictive means, ``(n, classes)`` float64.
+    std : array or None
+        Posterior standard deviations in the unit of the targets, float64: ``(n,)``, of a regression ``(n, targets)``;
         None where they were not asked for. The kernel has the factor with which the training targets are most likely.
     """
 
@@ -90,11 +98,16 @@ def predict_images(
 
     Parameters
     ----------
-    run : with a solved system.
-    given : the images, as the source of the run had them.
-    question : the read-out, the ridge, and whether deviations are asked for.
-    view : shows the progress.
-    stop : set it to let tiles in flight finish, then `Interrupted` is raised; the same call goes on.
+    run : RunDirectory
+        With a solved system.
+    given : Unlabelled
+        The images, as the source of the run had them.
+    question : PredictionQuestion
+        The read-out, the ridge, and whether deviations are asked for.
+    view : View
+        Shows the progress.
+    stop : Event
+        Set it to let tiles in flight finish, then `Interrupted` is raised; the same call goes on.
 
     Raises
     ------

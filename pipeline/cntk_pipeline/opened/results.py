@@ -19,10 +19,14 @@ class Inferred:
 
     Attributes
     ----------
-    key : in ``[inference]``.
-    label : of the system or the network.
-    summary : its record: numbers by name, such as ``summary.accuracy``.
-    arrays : its arrays by name, as lazy Dask arrays; ``result["prediction"]`` is one of them.
+    key : str
+        In ``[inference]``.
+    label : str
+        Of the system or the network.
+    summary : object
+        Its record: numbers by name, such as ``summary.accuracy``.
+    arrays : mapping of str to object
+        Its arrays by name, as lazy Dask arrays; ``result["prediction"]`` is one of them.
     """
 
     key: str

@@ -57,9 +57,11 @@ def open_run(path: str | os.PathLike[str] | StorePath, *, trust: bool = False) -
 
     Parameters
     ----------
-    path : of the run directory, as `cntk run` printed it, or ``s3://bucket/name``.
-    trust : let predictions of new images import the code that the run names (``engine = "plugin"``), even if another
-        user wrote the run. Opening imports nothing.
+    path : str, PathLike, or StorePath
+        Of the run directory, as `cntk run` printed it, or ``s3://bucket/name``.
+    trust : bool
+        Let predictions of new images import the code that the run names (``engine = "plugin"``), even if another user
+        wrote the run. Opening imports nothing.
 
     Raises
     ------
@@ -85,8 +87,10 @@ class OpenRun:
 
     Parameters
     ----------
-    directory : the run directory.
-    trust : as in `open_run`.
+    directory : RunDirectory
+        The run directory.
+    trust : bool
+        As in `open_run`.
     """
 
     def __init__(self, directory: RunDirectory, *, trust: bool = False) -> None:
@@ -145,14 +149,16 @@ class OpenRun:
 
         Parameters
         ----------
-        readout : a name of `readouts`, or depth, pooling and kind as in ``(3, "gap", "ntk")``; None where the run has
-            only one.
-        part : "train" for K(train, train), symmetric, though only its lower tiles are stored, or its columns of
-            `centres`; "test" for
-            K(test, train); "test_test" for K(test, test), if a posterior covariance was asked for; "train_variance"
-            and "test_variance" for K(x, x) of each image.
-        missing : "nan" lets tiles that are not computed yet be NaN, or not stored by ``solve.kernel_bytes``; "raise"
-            refuses them.
+        readout : AskedReadout
+            A name of `readouts`, or depth, pooling and kind as in ``(3, "gap", "ntk")``; None where the run has only
+            one.
+        part : str
+            "train" for K(train, train), symmetric, though only its lower tiles are stored, or its columns of `centres`;
+            "test" for K(test, train); "test_test" for K(test, test), if a posterior covariance was asked for;
+            "train_variance" and "test_variance" for K(x, x) of each image.
+        missing : {"nan", "raise"}
+            "nan" lets tiles that are not computed yet be NaN, or not stored by ``solve.kernel_bytes``; "raise" refuses
+            them.
 
         Raises
         ------
@@ -217,12 +223,15 @@ class OpenRun:
 
         Parameters
         ----------
-        readout : as in `kernel`.
-        ridge : as in the workflow; None takes the only one, or the one that leave-one-out has chosen.
+        readout : AskedReadout
+            As in `kernel`.
+        ridge : float, optional
+            As in the workflow; None takes the only one, or the one that leave-one-out has chosen.
 
         Returns
         -------
-        (test, classes) float64 array; the largest column of a row is the predicted class.
+        float64 array, (test, classes)
+            The largest column of a row is the predicted class.
 
         Raises
         ------
@@ -243,7 +252,7 @@ class OpenRun:
 
         Returns
         -------
-        (train, classes) float64 array.
+        float64 array, (train, classes)
         """
         return self._solved(self.system(readout, ridge), "coefficients", "coefficients")
 
@@ -263,8 +272,10 @@ class OpenRun:
 
         Parameters
         ----------
-        key : in ``[inference]``, such as "leave_one_out". ``run.leave_one_out(readout, ridge)`` is the same.
-        readout, ridge : as in `predictions`.
+        key : str
+            In ``[inference]``, such as "leave_one_out". ``run.leave_one_out(readout, ridge)`` is the same.
+        readout, ridge
+            As in `predictions`.
 
         Raises
         ------
@@ -298,16 +309,20 @@ class OpenRun:
 
         Parameters
         ----------
-        images : as the source of the run had them, ``(n, H, W, C)``, ``(n, H, W)`` for grayscale or
-            ``(n, features)``; or a table of pandas, Polars or PyArrow, whose columns are found by their names, as in
-            `cntk predict`. They are standardised by the numbers of the run's own images.
-        readout, ridge : as in `predictions`.
-        say : gets a line with the forecast of the time before anything is computed; by default it goes to stderr, None
+        images : object
+            As the source of the run had them, ``(n, H, W, C)``, ``(n, H, W)`` for grayscale or ``(n, features)``; or a
+            table of pandas, Polars or PyArrow, whose columns are found by their names, as in `cntk predict`. They are
+            standardised by the numbers of the run's own images.
+        readout, ridge
+            As in `predictions`.
+        say : Say or None
+            Gets a line with the forecast of the time before anything is computed; by default it goes to stderr, None
             says nothing.
 
         Returns
         -------
-        (n, classes) float64 array, in the order of `classes`.
+        float64 array, (n, classes)
+            In the order of `classes`.
 
         Raises
         ------
@@ -346,7 +361,8 @@ class OpenRun:
 
         Returns
         -------
-        (n, classes) float64 array, in the order of `classes`; rows add up to 1.
+        float64 array, (n, classes)
+            In the order of `classes`; rows add up to 1.
 
         Raises
         ------

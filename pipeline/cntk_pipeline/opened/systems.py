@@ -30,8 +30,10 @@ def find_readout(run: RunDirectory, asked: AskedReadout) -> str:
 
     Parameters
     ----------
-    run : the run.
-    asked : a name; or depth, pooling and kind, as in ``(3, "gap", "ntk")``, without the parts that the name has not; or
+    run : RunDirectory
+        The run.
+    asked : AskedReadout
+        A name; or depth, pooling and kind, as in ``(3, "gap", "ntk")``, without the parts that the name has not; or
         None for the only read-out.
 
     Raises
@@ -67,9 +69,12 @@ def find_system(run: RunDirectory, readout: str, ridge: float | None) -> System:
 
     Parameters
     ----------
-    run : the run.
-    readout : name of a read-out of the run.
-    ridge : as the workflow gave it. None takes the only ridge, or the ridge that leave-one-out has chosen. Systems of
+    run : RunDirectory
+        The run.
+    readout : str
+        Name of a read-out of the run.
+    ridge : float or None
+        As the workflow gave it. None takes the only ridge, or the ridge that leave-one-out has chosen. Systems of
         earlier workflows of the run are found too, where they are solved and the last workflow has none with the ridge.
 
     Raises

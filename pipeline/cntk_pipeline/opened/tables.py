@@ -25,8 +25,10 @@ class Table(Sequence[Any]):
 
     Attributes
     ----------
-    rows : the rows.
-    columns : names of the fields that are shown.
+    rows : tuple
+        The rows.
+    columns : tuple of str
+        Names of the fields that are shown.
     """
 
     rows: tuple[Any, ...]

@@ -28,8 +28,10 @@ class Stored:
 
     Attributes
     ----------
-    place : of the array, as `open_path` takes it.
-    spec : its description.
+    place : str
+        Of the array, as `open_path` takes it.
+    spec : ArraySpec
+        Its description.
     """
 
     place: str

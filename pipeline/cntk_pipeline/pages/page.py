@@ -20,8 +20,10 @@ class Page:
 
     Attributes
     ----------
-    html : the whole page; it needs no other file.
-    numbers : every number that it shows.
+    html : str
+        The whole page; it needs no other file.
+    numbers : Json
+        Every number that it shows.
     """
 
     html: str

@@ -20,8 +20,10 @@ class Picture:
 
     Attributes
     ----------
-    source : the SVG as a data address, so that a browser saves it as a file.
-    alt : what it shows, for people who do not see it.
+    source : str
+        The SVG as a data address, so that a browser saves it as a file.
+    alt : str
+        What it shows, for people who do not see it.
     """
 
     source: str
@@ -34,11 +36,16 @@ class PagePart:
 
     Attributes
     ----------
-    key : names it in links.
-    title : its heading.
-    picture : None where it has tables only.
-    tables : of its numbers.
-    numbers : the same for ``report.json``.
+    key : str
+        Names it in links.
+    title : str
+        Its heading.
+    picture : Picture or None
+        None where it has tables only.
+    tables : tuple of Shown
+        Of its numbers.
+    numbers : Json
+        The same for ``report.json``.
     """
 
     key: str
@@ -64,9 +71,12 @@ class Lacking:
 
     Attributes
     ----------
-    key : of the part.
-    title : of the part.
-    reason : why, and how to get it.
+    key : str
+        Of the part.
+    title : str
+        Of the part.
+    reason : str
+        Why, and how to get it.
     """
 
     key: str

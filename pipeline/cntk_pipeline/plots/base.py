@@ -33,8 +33,10 @@ class Chart(ABC):
 
     Attributes
     ----------
-    key : names the chart in ``report.json`` and in links to its section.
-    title : its heading.
+    key : str
+        Names the chart in ``report.json`` and in links to its section.
+    title : str
+        Its heading.
     """
 
     key: ClassVar[str]
@@ -105,9 +107,11 @@ class Display(Chart):
 
         Parameters
         ----------
-        run : an open run.
-        readout, ridge : as in `OpenRun.predictions`. A display of all read-outs shows one only where it is given; a
-            display of one system takes `OpenRun.best` by default.
+        run : OpenRun
+            An open run.
+        readout, ridge
+            As in `OpenRun.predictions`. A display of all read-outs shows one only where it is given; a display of one
+            system takes `OpenRun.best` by default.
 
         Raises
         ------

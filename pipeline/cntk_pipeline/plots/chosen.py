@@ -49,7 +49,8 @@ def require_computed(run: OpenRun, values: Array, what: str) -> Array:
 
     Parameters
     ----------
-    what : names the array in the error.
+    what : str
+        Names the array in the error.
 
     Raises
     ------

@@ -29,9 +29,12 @@ class Compared:
 
     Attributes
     ----------
-    name : tells it from the other runs.
-    test : number of test images.
-    points : a score for each ridge of each read-out.
+    name : str
+        Tells it from the other runs.
+    test : int
+        Number of test images.
+    points : tuple of Point
+        A score for each ridge of each read-out.
     """
 
     name: str
@@ -45,8 +48,10 @@ class Comparison(Chart):
 
     Attributes
     ----------
-    score : "accuracy" or "R2".
-    runs : the runs with scores.
+    score : str
+        "accuracy" or "R2".
+    runs : tuple of Compared
+        The runs with scores.
     """
 
     score: str
@@ -126,9 +131,12 @@ class McNemar:
 
     Attributes
     ----------
-    first, second : names of the runs.
-    only_first, only_second : numbers of images that only one of them predicts right.
-    p : of the exact test of McNemar 1947, two-sided: the probability of a difference of this size, or larger, if both
+    first, second : str
+        Names of the runs.
+    only_first, only_second : int
+        Numbers of images that only one of them predicts right.
+    p : float
+        Of the exact test of McNemar 1947, two-sided: the probability of a difference of this size, or larger, if both
         were right equally often.
     """
 
@@ -144,7 +152,8 @@ def mcnemar(names: tuple[str, str], first: np.ndarray, second: np.ndarray) -> Mc
 
     Parameters
     ----------
-    names : of the two.
+    names : (str, str)
+        Of the two.
     first, second : (n,) bool arrays
         Whether each image is predicted right.
 

@@ -70,9 +70,12 @@ def tick_log(
 
     Parameters
     ----------
-    axis : ``axes.xaxis`` or ``axes.yaxis``.
-    text : writes the number of a tick.
-    places : as of `log_places`, where 0 or infinity may be among the values.
+    axis : Axis
+        ``axes.xaxis`` or ``axes.yaxis``.
+    text : callable
+        Writes the number of a tick.
+    places : mapping of float to float, optional
+        As of `log_places`, where 0 or infinity may be among the values.
     """
     low, high = sorted(axis.get_view_interval())
     ends = {place: value for value, place in (places or {}).items() if value in (0, math.inf)}

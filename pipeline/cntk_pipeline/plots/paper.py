@@ -25,11 +25,16 @@ class PaperPoint:
 
     Attributes
     ----------
-    readout : its name in the run.
-    name : of the kernel in the paper.
-    depth : of the network.
-    train : number of training images in the paper.
-    accuracy : in the paper, as a share.
+    readout : str
+        Its name in the run.
+    name : str
+        Of the kernel in the paper.
+    depth : int
+        Of the network.
+    train : int
+        Number of training images in the paper.
+    accuracy : float
+        In the paper, as a share.
     """
 
     readout: str

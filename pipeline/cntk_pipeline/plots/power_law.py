@@ -24,10 +24,14 @@ class PowerLaw:
 
     Attributes
     ----------
-    factor, exponent : a and b.
-    exponent_error : standard error of b. Points that are further from the law than their own errors raise it.
-    floor : c; 0 where the law of two parameters is enough.
-    sizes : numbers of training images that it was fitted to.
+    factor, exponent : float
+        A and b.
+    exponent_error : float
+        Standard error of b. Points that are further from the law than their own errors raise it.
+    floor : float
+        C; 0 where the law of two parameters is enough.
+    sizes : tuple of int
+        Numbers of training images that it was fitted to.
     """
 
     factor: float
@@ -56,13 +60,17 @@ def fit_power_law(sizes: Sequence[int], errors: Sequence[float], deviations: Seq
 
     Parameters
     ----------
-    sizes : numbers of training images.
-    errors : all positive.
-    deviations : standard deviations of the logarithms of the errors; None where they are not known, and equal.
+    sizes : sequence of int
+        Numbers of training images.
+    errors : sequence of float
+        All positive.
+    deviations : sequence of float or None
+        Standard deviations of the logarithms of the errors; None where they are not known, and equal.
 
     Returns
     -------
-    The law; None where there are fewer than `FEWEST_SIZES` sizes.
+    PowerLaw or None
+        The law; None where there are fewer than `FEWEST_SIZES` sizes.
     """
     if len(sizes) < FEWEST_SIZES:
         return None

@@ -22,10 +22,14 @@ class Groups:
 
     Attributes
     ----------
-    names : of the groups.
-    said : in words, the order in which images are shown.
-    of : (n,) int64 array, the group of each image.
-    order : (n,) array; images are shown by rising values.
+    names : tuple of str
+        Of the groups.
+    said : str
+        In words, the order in which images are shown.
+    of : int64 array, (n,)
+        The group of each image.
+    order : array
+        (n,) array; images are shown by rising values.
     """
 
     names: tuple[str, ...]
@@ -40,8 +44,10 @@ class TileSample:
 
     Attributes
     ----------
-    kernel, variance : the arrays.
-    pieces : numbers of the pieces, rising.
+    kernel, variance : Stored
+        The arrays.
+    pieces : tuple of int
+        Numbers of the pieces, rising.
     """
 
     kernel: Stored
@@ -108,12 +114,17 @@ class Reading:
 
     Attributes
     ----------
-    picture : (m, m) float32 array, the values among m chosen images; NaN where a tile is not computed yet.
-    means : (g, g) float64 array over all pairs of different images in two groups; NaN where there are none.
-    pairs : (g, g) float64 array, their numbers; of one group each pair counts twice.
-    normalised : whether values are ``K(x, y) / sqrt(K(x, x) K(y, y))``; where no variance is computed yet they are the
-        kernel itself.
-    missing, tiles : number of tiles that are not computed yet, and of all tiles of the sample.
+    picture : float32 array, (m, m)
+        The values among m chosen images; NaN where a tile is not computed yet.
+    means : array
+        (g, g) float64 array over all pairs of different images in two groups; NaN where there are none.
+    pairs : float64 array, (g, g)
+        Their numbers; of one group each pair counts twice.
+    normalised : bool
+        Whether values are ``K(x, y) / sqrt(K(x, x) K(y, y))``; where no variance is computed yet they are the kernel
+        itself.
+    missing, tiles : int
+        Number of tiles that are not computed yet, and of all tiles of the sample.
     """
 
     picture: Array
@@ -129,7 +140,8 @@ def read_sample(sample: TileSample, groups: Groups, rows: Array) -> Reading:
 
     Parameters
     ----------
-    rows : the images of the picture, among those of the sample.
+    rows : array
+        The images of the picture, among those of the sample.
     """
     cut, count = sample.kernel.cuts[0], len(groups.names)
     # A variance that is not computed yet is NaN, and stays so.
@@ -182,9 +194,11 @@ def group_sums(values: Array, rows: Array, cols: Array, count: int) -> Array:
 
     Parameters
     ----------
-    values : (m, n).
-    rows, cols : the groups of its rows, (m,), and of its columns, (n,).
-    count : of groups.
+    values : array, (m, n)
+    rows, cols : array
+        The groups of its rows, (m,), and of its columns, (n,).
+    count : int
+        Of groups.
     """
     sums = np.zeros((count, count))
     row_order, col_order = np.argsort(rows, kind="stable"), np.argsort(cols, kind="stable")

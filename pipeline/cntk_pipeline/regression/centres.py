@@ -40,7 +40,8 @@ class FittedCentres:
 
     Attributes
     ----------
-    ridge, absolute_ridge, path : as of `Fitted`.
+    ridge, absolute_ridge, path
+        As of `Fitted`.
     coefficients : float64 array, (m, c)
         A prediction is ``K(x, centres)`` times them.
     leave_one_out : float64 array, (n, c)
@@ -97,7 +98,8 @@ def fit_centres(
         The kernel of each training sample with itself, for relative ridges.
     y : float64 array, (n, c)
         Targets.
-    ridge, ridge_mode, auto : as of `fit`.
+    ridge, ridge_mode, auto
+        As of `fit`.
     centres : int64 array, (m,), optional
         The samples that are centres; the first m by default.
 
@@ -175,7 +177,8 @@ def _outside(y: Array, reached: Array, added: float, inside: Array, spread: floa
 
     Parameters
     ----------
-    spread : the largest by the smallest factor of the features, by which their rounding grows.
+    spread : float
+        The largest by the smallest factor of the features, by which their rounding grows.
     """
     rest = np.square(y - reached).sum(axis=0)
     share = max(len(y), 100) * np.finfo(np.float64).eps * spread

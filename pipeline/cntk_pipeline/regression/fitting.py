@@ -40,15 +40,18 @@ class Fitted:
 
     Attributes
     ----------
-    ridge : as given, or as chosen.
-    absolute_ridge : the value added to the diagonal.
+    ridge : float
+        As given, or as chosen.
+    absolute_ridge : float
+        The value added to the diagonal.
     lower : float64 array, (n, n)
         Cholesky factor of ``K + r I``.
     coefficients : float64 array, (n, c)
         ``(K + r I)^-1 Y``: a prediction is ``K(x, X)`` times them.
     leave_one_out : float64 array, (n, c)
         The prediction of each training sample from all the others.
-    path : all candidates, where the ridge was chosen; None where one was given.
+    path : RidgePath or None
+        All candidates, where the ridge was chosen; None where one was given.
     """
 
     ridge: float
@@ -88,11 +91,14 @@ def fit(
         Kernel matrix of the training samples.
     y : array, (n, c) or (n,)
         Targets.
-    ridge : a number of at least 0, a list of such, or "auto".
+    ridge : Ridge
+        A number of at least 0, a list of such, or "auto".
     ridge_mode : {"relative", "absolute"}
         Relative to trace(K) / n, or added to the diagonal as it is; "auto" is always relative.
-    auto : the ridges of "auto".
-    name : of the kernel matrix, for messages.
+    auto : sequence of float
+        The ridges of "auto".
+    name : str
+        Of the kernel matrix, for messages.
 
     Raises
     ------

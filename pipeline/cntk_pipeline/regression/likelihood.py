@@ -31,8 +31,10 @@ class Evidence:
 
     Attributes
     ----------
-    count : number n of training samples.
-    log_determinant : of ``K + r I``.
+    count : int
+        Number n of training samples.
+    log_determinant : float
+        Of ``K + r I``.
     scales : float64 array, (c,)
         ``y^T (K + r I)^-1 y / n`` of each column: the factors with which the columns are most likely.
     """
@@ -86,7 +88,8 @@ def evidence(
         Kernel matrix of the training samples.
     y : array, (n, c) or (n,)
         Targets.
-    ridge, ridge_mode : as in `gp_posterior`; the ridge is the variance of the noise.
+    ridge, ridge_mode
+        As in `gp_posterior`; the ridge is the variance of the noise.
 
     Raises
     ------
@@ -135,7 +138,8 @@ def log_determinant(pivots: Array, diagonal: Array, name: str) -> float:
         The diagonal of L, positive.
     diagonal : float64 array, (n,)
         Of the matrix that was factored.
-    name : of the matrix, for the message.
+    name : str
+        Of the matrix, for the message.
 
     Raises
     ------

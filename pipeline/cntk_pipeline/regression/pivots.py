@@ -53,7 +53,8 @@ def smallest_residual(count: int, dtype: str) -> float:
 
     Parameters
     ----------
-    count : of the centres at most: a factor of so many columns rounds in proportion.
+    count : int
+        Of the centres at most: a factor of so many columns rounds in proportion.
     """
     return float(max(4 * count * np.finfo(np.float64).eps, 32 * np.finfo(dtype).eps))
 
@@ -69,9 +70,12 @@ def draw_block(
         What the centres before this block leave of each sample's variance; 0 for the centres themselves.
     smallest : float64 array, (n,)
         Residuals up to these are rounding, and are not drawn.
-    width : of the block.
-    seed : of the run and of the block, from 0 to 2**32 - 1: the same numbers on each machine.
-    residual_kernel : evaluates ``K - B B^T`` between some samples, (k, k), from centres before this block.
+    width : int
+        Of the block.
+    seed : (int, int)
+        Of the run and of the block, from 0 to 2**32 - 1: the same numbers on each machine.
+    residual_kernel : callable
+        Evaluates ``K - B B^T`` between some samples, (k, k), from centres before this block.
     """
     # RandomState, since NumPy promises the same numbers in all future versions.
     random = np.random.RandomState(list(seed))
@@ -135,7 +139,8 @@ def features_of(columns: Array, factors: Iterator[tuple[Array, Array]]) -> Array
     ----------
     columns : float64 array, (k, m)
         The kernel of the samples and the centres. It is overwritten by the features, and returned.
-    factors : for each block the rows of L before its diagonal, (w, begin), and the factor of the block, (w, w).
+    factors : iterator of (array, array)
+        For each block the rows of L before its diagonal, (w, begin), and the factor of the block, (w, w).
     """
     import scipy.linalg
 
@@ -182,11 +187,16 @@ def choose_centres(
     ----------
     diagonal : array, (n,)
         The kernel of each sample with itself.
-    kernel : evaluates the kernel of some samples (rows) and others (columns), given by their numbers.
-    count : of the centres at most. Fewer are drawn where the kernel has a smaller rank, up to rounding.
-    seed : of the draws.
-    tolerance : relative trace error from which on no further block is drawn.
-    width : columns of a block; `block_width` by default.
+    kernel : callable
+        Evaluates the kernel of some samples (rows) and others (columns), given by their numbers.
+    count : int
+        Of the centres at most. Fewer are drawn where the kernel has a smaller rank, up to rounding.
+    seed : int
+        Of the draws.
+    tolerance : float
+        Relative trace error from which on no further block is drawn.
+    width : int, optional
+        Columns of a block; `block_width` by default.
 
     Raises
     ------

@@ -35,9 +35,12 @@ class ProbabilityScores:
 
     Attributes
     ----------
-    negative_log_likelihood : mean over the samples of minus the logarithm of the right class's probability, in nats.
-    brier_score : mean over the samples of the squared distance from the one-hot label, from 0 to 2 (Brier 1950).
-    calibration_error : the expected calibration error in 15 bins, a share; see `calibration_error`.
+    negative_log_likelihood : float
+        Mean over the samples of minus the logarithm of the right class's probability, in nats.
+    brier_score : float
+        Mean over the samples of the squared distance from the one-hot label, from 0 to 2 (Brier 1950).
+    calibration_error : float
+        The expected calibration error in 15 bins, a share; see `calibration_error`.
     """
 
     negative_log_likelihood: float
@@ -164,7 +167,8 @@ def calibration_error(
         From 0 to 1, a column a class; at least two columns.
     labels : array, (n,)
         The right columns, as whole numbers from 0 to c - 1; with ``classes`` the right classes.
-    bins : number of bins, at least 1.
+    bins : int
+        Number of bins, at least 1.
     classes : array, (c,), optional
         The class of each column, such as ``model.classes_`` of an estimator. Labels of estimators need it, unless their
         classes are 0, 1, ..., c - 1.
@@ -194,7 +198,8 @@ def confidence_bins(
 
     Returns
     -------
-    (bins,) arrays: the number of samples in each bin, the sum of their confidence, and the number of right ones.
+    (array, array, array)
+        (bins,) arrays: the number of samples in each bin, the sum of their confidence, and the number of right ones.
     """
     if not is_whole_number(bins) or bins < 1:
         raise ConfigError(f"bins must be a whole number of at least 1, got {bins!r}")

@@ -47,9 +47,12 @@ class RidgePath:
 
     Attributes
     ----------
-    ridges : as given.
-    absolute_ridges : the values added to the diagonal.
-    squared_error, accuracy : as in `LeaveOneOut`.
+    ridges : array
+        As given.
+    absolute_ridges : array
+        The values added to the diagonal.
+    squared_error, accuracy : array
+        As in `LeaveOneOut`.
     """
 
     ridges: Array
@@ -74,10 +77,14 @@ class LearningCurve:
 
     Attributes
     ----------
-    sizes : numbers of training samples.
-    accuracy : share of test samples with the right class.
-    squared_error : mean over all entries of ``(mean - Y)^2``; None where labels were given.
-    absolute_ridge : the value added to the diagonal, at every size.
+    sizes : int64 array
+        Numbers of training samples.
+    accuracy : array
+        Share of test samples with the right class.
+    squared_error : array or None
+        Mean over all entries of ``(mean - Y)^2``; None where labels were given.
+    absolute_ridge : float
+        The value added to the diagonal, at every size.
     """
 
     sizes: npt.NDArray[np.int64]
@@ -100,7 +107,8 @@ def leave_one_out(
         Kernel matrix of the training samples.
     y : array, (n, c) or (n,)
         Targets.
-    ridge, ridge_mode : as in `gp_posterior`.
+    ridge, ridge_mode
+        As in `gp_posterior`.
 
     Raises
     ------
@@ -186,7 +194,8 @@ def left_out_errors(kernel: TrainKernel, targets: Array, absolute: Array) -> Ite
 
     Yields
     ------
-    The targets minus the predictions, ``(n, c)``.
+    iterator of array
+        The targets minus the predictions, ``(n, c)``.
 
     Raises
     ------
@@ -237,7 +246,8 @@ def learning_curve(
         ``(n_test,)`` from 0 to c - 1, where c is more.
     sizes : sequence of int
         Rising, from 1 to n.
-    ridge, ridge_mode : as in `gp_posterior`.
+    ridge, ridge_mode
+        As in `gp_posterior`.
 
     Raises
     ------

@@ -19,9 +19,12 @@ class UserCode:
 
     Attributes
     ----------
-    name : "module:function".
-    digest : sha256 of its source.
-    folder : the absolute folder that holds its file; None for installed code.
+    name : str
+        "module:function".
+    digest : str
+        Sha256 of its source.
+    folder : str or None
+        The absolute folder that holds its file; None for installed code.
     """
 
     name: str
@@ -58,7 +61,8 @@ def code_of(run: RunDirectory, config: RunConfig) -> UserCode | None:
 
     Returns
     -------
-    None where this package computes.
+    UserCode or None
+        None where this package computes.
     """
     engine, folder = run.specification.engine, config.kernel.options.get("plugin_folder")
     if engine.code is None:

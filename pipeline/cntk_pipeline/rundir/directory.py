@@ -134,7 +134,8 @@ class RunDirectory:
 
     Parameters
     ----------
-    path : of an existing run; use `create` for a new one.
+    path : str, Path, or StorePath
+        Of an existing run; use `create` for a new one.
 
     Raises
     ------

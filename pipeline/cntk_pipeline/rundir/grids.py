@@ -48,12 +48,16 @@ class JobGrid(_Numbered):
 
     Attributes
     ----------
-    owner : of the stage, which has no parameters and belongs to no solve.
-    heights : (rows,) int64.
-    widths : (columns,) int64.
-    diagonal : (rows,) int64, entries of a tile whose row is its column; None where these are like others.
-    lower : whether only tiles on and below the diagonal are there.
-    first_row : the first row that has tiles.
+    owner : Owner
+        Of the stage, which has no parameters and belongs to no solve.
+    heights : int64 array, (rows,)
+    widths : int64 array, (columns,)
+    diagonal : int64 array, (rows,), optional
+        Entries of a tile whose row is its column; None where these are like others.
+    lower : bool
+        Whether only tiles on and below the diagonal are there.
+    first_row : int
+        The first row that has tiles.
     """
 
     owner: Owner
@@ -144,7 +148,8 @@ class Jobs(_Numbered):
 
     Parameters
     ----------
-    parts : the grids and the lists.
+    parts : tuple of sequence of Job
+        The grids and the lists.
     """
 
     def __init__(self, *parts: Sequence[Job]) -> None:

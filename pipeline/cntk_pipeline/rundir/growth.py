@@ -32,12 +32,18 @@ class Growth:
 
     Attributes
     ----------
-    path : of the older run, absolute.
-    fingerprint : of its specification.
-    train, test : numbers of the blocks of images, a kernel tile's edge each, that are the same in the same place.
-    targets : numbers of the training blocks whose labels are the same as well.
-    factor_tile : the largest tile of the older run's factors; None where it has none.
-    checksum : a digest of the other fields, since a tile of other images would not show; None in older runs.
+    path : str
+        Of the older run, absolute.
+    fingerprint : str
+        Of its specification.
+    train, test : tuple of int
+        Numbers of the blocks of images, a kernel tile's edge each, that are the same in the same place.
+    targets : tuple of int
+        Numbers of the training blocks whose labels are the same as well.
+    factor_tile : int or None
+        The largest tile of the older run's factors; None where it has none.
+    checksum : str, optional
+        A digest of the other fields, since a tile of other images would not show; None in older runs.
     """
 
     path: str
@@ -98,10 +104,14 @@ def compare(
 
     Parameters
     ----------
-    old : the older run.
-    specification : of the new run.
-    train, test : its images as they will be stored, and its labels.
-    nested : the kinds of the stages whose `Owner.is_nested`.
+    old : RunDirectory
+        The older run.
+    specification : Specification
+        Of the new run.
+    train, test : Split
+        Its images as they will be stored, and its labels.
+    nested : collection of str
+        The kinds of the stages whose `Owner.is_nested`.
 
     Raises
     ------

@@ -67,7 +67,8 @@ class Journal:
 
     Parameters
     ----------
-    folder : where the segments lie; made by the first `append`.
+    folder : StorePath
+        Where the segments lie; made by the first `append`.
     """
 
     def __init__(self, folder: StorePath) -> None:

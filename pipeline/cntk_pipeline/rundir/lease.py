@@ -50,13 +50,19 @@ class Holder:
 
     Attributes
     ----------
-    holder : a unique name.
-    host, pid : its process.
-    processes : the namespace of its process number, and the start of its machine; two containers or machines with one
-        host name have different ones.
-    counter : raised as long as it is alive.
-    released : whether it was given back.
-    job, restarts : the batch job that it runs in, and how often the job was started again.
+    holder : str
+        A unique name.
+    host, pid
+        Its process.
+    processes : str
+        The namespace of its process number, and the start of its machine; two containers or machines with one host name
+        have different ones.
+    counter : int
+        Raised as long as it is alive.
+    released : bool
+        Whether it was given back.
+    job, restarts
+        The batch job that it runs in, and how often the job was started again.
     """
 
     holder: str = ""
@@ -78,8 +84,10 @@ class Sighting:
 
     Attributes
     ----------
-    name : "host:pid".
-    silent_seconds : since it was last heard of, by the clocks of the store and of this machine; None where it is alive.
+    name : str
+        "host:pid".
+    silent_seconds : float or None
+        Since it was last heard of, by the clocks of the store and of this machine; None where it is alive.
     """
 
     name: str
@@ -103,9 +111,11 @@ class Lease:
 
     Attributes
     ----------
-    lost : set when another driver took this one for dead and has taken over, when another run lies there by now, or
-        when the store has refused to renew the lease for `PATIENCE_SECONDS`; it would refuse tiles as well.
-    reason : the cause of the loss.
+    lost : Event
+        Set when another driver took this one for dead and has taken over, when another run lies there by now, or when
+        the store has refused to renew the lease for `PATIENCE_SECONDS`; it would refuse tiles as well.
+    reason : PipelineError, optional
+        The cause of the loss.
     """
 
     lost: threading.Event
@@ -123,8 +133,10 @@ def hold(folder: StorePath, job: BatchJob | None = None) -> Iterator[Lease]:
 
     Parameters
     ----------
-    folder : of the leases of a run.
-    job : the batch job of this process. Where its restarts are counted, it takes over at once from its former self.
+    folder : StorePath
+        Of the leases of a run.
+    job : BatchJob, optional
+        The batch job of this process. Where its restarts are counted, it takes over at once from its former self.
 
     Raises
     ------

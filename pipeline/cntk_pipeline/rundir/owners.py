@@ -28,7 +28,8 @@ class Chunks:
 
     Parameters
     ----------
-    tasks : number of tasks whose chunks will be asked about.
+    tasks : int
+        Number of tasks whose chunks will be asked about.
     """
 
     def __init__(self, tasks: int) -> None:
@@ -83,16 +84,23 @@ class Owner:
 
     Attributes
     ----------
-    kind : of the stages, as `Stage.kind` says it.
-    compute : importable; called on a worker as ``compute(run_path, task)``, returns the `Receipt`.
-    places : the chunks that a task writes, in the order of its receipt. `StoreError` where an array is gone.
-    spent : picks from a list the tasks whose chunks later tasks have used and deleted.
-    is_released : whether the chunks of a task were deleted, so that it is neither done nor damaged.
-    twin : finds the task of an older run whose chunks a grown run may take over instead of computing a task; None where
-        a bit may differ. The chunks of both have the same names in their read-outs, or in their solves. Without a
+    kind : str
+        Of the stages, as `Stage.kind` says it.
+    compute : callable
+        Importable; called on a worker as ``compute(run_path, task)``, returns the `Receipt`.
+    places : callable
+        The chunks that a task writes, in the order of its receipt. `StoreError` where an array is gone.
+    spent : callable
+        Picks from a list the tasks whose chunks later tasks have used and deleted.
+    is_released : callable
+        Whether the chunks of a task were deleted, so that it is neither done nor damaged.
+    twin : callable, optional
+        Finds the task of an older run whose chunks a grown run may take over instead of computing a task; None where a
+        bit may differ. The chunks of both have the same names in their read-outs, or in their solves. Without a
         ``twin``, a grown run computes all tasks.
-    is_nested : whether the tiles of leading block rows are the same in a larger system with the same ``solve.tile``, so
-        that a grown run prefers the tile of the older one.
+    is_nested : bool
+        Whether the tiles of leading block rows are the same in a larger system with the same ``solve.tile``, so that a
+        grown run prefers the tile of the older one.
     """
 
     kind: str
@@ -110,12 +118,18 @@ class Job:
 
     Attributes
     ----------
-    task : the tile to make.
-    owner : of its stage.
-    entries : matrix entries to compute, of graphs pairs of nodes, for the progress.
-    priority : of the ready jobs, the smallest priority runs first.
-    after : tasks that must be done before it.
-    only_for : the one task that uses its result and deletes it; once that is done, this task need not be done.
+    task : Task
+        The tile to make.
+    owner : Owner
+        Of its stage.
+    entries : int
+        Matrix entries to compute, of graphs pairs of nodes, for the progress.
+    priority : tuple of int
+        Of the ready jobs, the smallest priority runs first.
+    after : tuple of Task
+        Tasks that must be done before it.
+    only_for : Task, optional
+        The one task that uses its result and deletes it; once that is done, this task need not be done.
     """
 
     task: Task

@@ -33,8 +33,10 @@ class _Head:
 
     Attributes
     ----------
-    receipts, chunks : their numbers.
-    crc32c : of their bytes.
+    receipts, chunks : int
+        Their numbers.
+    crc32c : int
+        Of their bytes.
     """
 
     format_version: Literal[1]

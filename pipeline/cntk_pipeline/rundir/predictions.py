@@ -49,8 +49,10 @@ class ImagesRecord:
 
     Attributes
     ----------
-    count : of the images.
-    origin : the file or folder that they came from, for people.
+    count : int
+        Of the images.
+    origin : str
+        The file or folder that they came from, for people.
     """
 
     count: Positive
@@ -68,7 +70,8 @@ class PredictionDirectory(RunDirectory):
 
     Parameters
     ----------
-    path : ``RUN/predictions/DIGEST/READOUT``.
+    path : str, Path, or StorePath
+        ``RUN/predictions/DIGEST/READOUT``.
 
     Raises
     ------

@@ -25,8 +25,10 @@ class Preprocessing:
 
     Attributes
     ----------
-    pixels : the kind of numbers in the source: "uint8", or "float" for float16, float32 and float64.
-    standardization : its constants; None where images are taken as they are.
+    pixels : {"uint8", "float"}
+        The kind of numbers in the source: "uint8", or "float" for float16, float32 and float64.
+    standardization : Standardization or None
+        Its constants; None where images are taken as they are.
     """
 
     pixels: Literal["uint8", "float"]

@@ -21,7 +21,8 @@ def library_versions(more: Iterable[str] = ()) -> dict[str, str]:
 
     Parameters
     ----------
-    more : further libraries, those of an engine; the ones that are not installed are left out.
+    more : iterable of str
+        Further libraries, those of an engine; the ones that are not installed are left out.
     """
     versions = dict(_versions())
     for name in more:

@@ -25,11 +25,16 @@ class Block:
 
     Attributes
     ----------
-    stage : of all.
-    names : of arrays and hosts.
-    receipts : (n,) of `RECEIPT`.
-    chunks : (m,) of `CHUNK`, those of the first receipt first.
-    other_digests : texts of digests that are no 32 hexadecimal digits, by the place of their chunk.
+    stage : Stage
+        Of all.
+    names : tuple of str
+        Of arrays and hosts.
+    receipts : array
+        (n,) of `RECEIPT`.
+    chunks : array
+        (m,) of `CHUNK`, those of the first receipt first.
+    other_digests : mapping of int to str
+        Texts of digests that are no 32 hexadecimal digits, by the place of their chunk.
     """
 
     stage: Stage
@@ -116,7 +121,8 @@ class _Columns:
 
     Parameters
     ----------
-    names, numbers : names of arrays and hosts, and their places in that list; shared by all stages.
+    names, numbers
+        Names of arrays and hosts, and their places in that list; shared by all stages.
     """
 
     def __init__(self, names: list[str], numbers: dict[str, int]) -> None:

@@ -99,7 +99,8 @@ class TaskSet(MutableSet[Task]):
 
     Parameters
     ----------
-    tasks : to begin with.
+    tasks : iterable of Task
+        To begin with.
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:

@@ -26,8 +26,10 @@ class Key:
 
     Attributes
     ----------
-    secret : its bytes; empty where there is none that may be used.
-    problem : why there is none; empty where there is one, or none was made yet.
+    secret : bytes
+        Its bytes; empty where there is none that may be used.
+    problem : str
+        Why there is none; empty where there is one, or none was made yet.
     """
 
     secret: bytes
@@ -50,7 +52,8 @@ def sign(purpose: str, *parts: str) -> str:
 
     Returns
     -------
-    signature : hexadecimal digits; empty where there is no key and none can be made.
+    signature : str
+        Hexadecimal digits; empty where there is no key and none can be made.
     """
     key = find_key()
     if not key.secret and not key.problem:

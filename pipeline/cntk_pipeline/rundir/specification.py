@@ -25,16 +25,26 @@ class DataSpecification:
 
     Attributes
     ----------
-    digest : sha256 of all chosen images and labels, before they are standardised.
-    train, test : numbers of images.
-    shape : of an image, ``(H, W, C)`` or ``(features,)``.
-    classes : names of the classes, or of the targets of a regression: a column of the predictions each.
-    standardize : whether the images are standardised by channel, or "per_feature".
-    standardize_first : number of training images for the mean and the deviation; None means all.
-    shuffle : the seed of the order of the images; None keeps the order of the files.
-    task : one class an image, several, or numbers; written down where it is no classification.
-    has_test_labels : whether the labels of the test images are known; written down where they are not.
-    features : names of the features of vectors, where they are known: how a table was encoded.
+    digest : str
+        Sha256 of all chosen images and labels, before they are standardised.
+    train, test : int
+        Numbers of images.
+    shape : tuple of int
+        Of an image, ``(H, W, C)`` or ``(features,)``.
+    classes : tuple of str
+        Names of the classes, or of the targets of a regression: a column of the predictions each.
+    standardize : bool or {"per_feature"}
+        Whether the images are standardised by channel, or "per_feature".
+    standardize_first : int, optional
+        Number of training images for the mean and the deviation; None means all.
+    shuffle : int, optional
+        The seed of the order of the images; None keeps the order of the files.
+    task : {"classification", "multilabel", "regression"}
+        One class an image, several, or numbers; written down where it is no classification.
+    has_test_labels : bool
+        Whether the labels of the test images are known; written down where they are not.
+    features : tuple of str
+        Names of the features of vectors, where they are known: how a table was encoded.
     """
 
     digest: str
@@ -99,11 +109,15 @@ class CentreSpecification:
 
     Attributes
     ----------
-    count : of the centres; at most so many where the kernel chooses.
-    choice : "first" takes the first training images of the source, "random" draws them and stores them first.
-        "rpcholesky" draws them from the kernel, by randomly pivoted Cholesky: any of the stored training images.
-    seed : of the draw; None where nothing is drawn.
-    tolerance : relative trace error from which on no more are drawn; None where there is no such limit.
+    count : int
+        Of the centres; at most so many where the kernel chooses.
+    choice : {"first", "random", "rpcholesky"}
+        "first" takes the first training images of the source, "random" draws them and stores them first. "rpcholesky"
+        draws them from the kernel, by randomly pivoted Cholesky: any of the stored training images.
+    seed : int, optional
+        Of the draw; None where nothing is drawn.
+    tolerance : float, optional
+        Relative trace error from which on no more are drawn; None where there is no such limit.
     """
 
     count: Positive
@@ -129,14 +143,22 @@ class Specification:
 
     Attributes
     ----------
-    data : the images.
-    readouts : the kernels of the pass.
-    dtype : of the computation and of the stored values.
-    flips : whether each value is averaged with the value for one image flipped.
-    tile : samples along the edge of a tile.
-    numerics_version : of the engine; values of two versions differ in their last bits.
-    engine : what computes the values; written down where it is another than "cpu".
-    centres : the columns of the kernel, where they are not all training images.
+    data : DataSpecification
+        The images.
+    readouts : tuple of ReadoutSpecification
+        The kernels of the pass.
+    dtype : {"float32", "float64"}
+        Of the computation and of the stored values.
+    flips : bool
+        Whether each value is averaged with the value for one image flipped.
+    tile : int
+        Samples along the edge of a tile.
+    numerics_version : int
+        Of the engine; values of two versions differ in their last bits.
+    engine : EngineRecord
+        What computes the values; written down where it is another than "cpu".
+    centres : CentreSpecification, optional
+        The columns of the kernel, where they are not all training images.
     """
 
     data: DataSpecification

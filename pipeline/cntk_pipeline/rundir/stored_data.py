@@ -80,11 +80,16 @@ class StoredData:
 
     Parameters
     ----------
-    path : of the group.
-    data : their part of the run's specification.
-    dtype : of the images; they are stored as the kernel reads them.
-    names : of the arrays; new images have no labels and no training part.
-    origin : of new images, which the group has beside them; a run has the description of its data set there.
+    path : StorePath
+        Of the group.
+    data : DataSpecification
+        Their part of the run's specification.
+    dtype : str
+        Of the images; they are stored as the kernel reads them.
+    names : tuple of InputName, optional
+        Of the arrays; new images have no labels and no training part.
+    origin : str, optional
+        Of new images, which the group has beside them; a run has the description of its data set there.
     """
 
     def __init__(

@@ -37,12 +37,18 @@ class Submission:
 
     Attributes
     ----------
-    kind : of the cluster.
-    job : its name in the cluster.
-    host : the host that submitted it.
-    submitted : time of submission, as ISO 8601 with its time zone.
-    place : the run directory, as given to the driver.
-    is_mine : whether this user has submitted it, for this run directory; others are not asked about or ended.
+    kind : str
+        Of the cluster.
+    job : str
+        Its name in the cluster.
+    host : str
+        The host that submitted it.
+    submitted : str
+        Time of submission, as ISO 8601 with its time zone.
+    place : str
+        The run directory, as given to the driver.
+    is_mine : bool
+        Whether this user has submitted it, for this run directory; others are not asked about or ended.
     """
 
     kind: str
@@ -63,9 +69,12 @@ class Ending:
 
     Attributes
     ----------
-    message : its error; empty where the run is complete.
-    job : the batch job it ran in, or None.
-    ended : time of its end, as ISO 8601 with its time zone.
+    message : str
+        Its error; empty where the run is complete.
+    job : str or None
+        The batch job it ran in, or None.
+    ended : str
+        Time of its end, as ISO 8601 with its time zone.
     """
 
     message: str
@@ -179,10 +188,14 @@ def obeying_requests(
 
     Parameters
     ----------
-    run : the run directory.
-    stop : the event.
-    say : gets a line.
-    earlier : the request that is passed over, as `find_request` has found it; None for none.
+    run : RunDirectory
+        The run directory.
+    stop : Event
+        The event.
+    say : callable
+        Gets a line.
+    earlier : Version
+        The request that is passed over, as `find_request` has found it; None for none.
     """
     ended = threading.Event()
 

@@ -32,10 +32,14 @@ def take_over(run: RunDirectory, source: str, jobs: Sequence[Job], say: Callable
 
     Parameters
     ----------
-    run : nothing happens where it does not grow from ``source``.
-    source : the older run, as `clusters.trust` found that it may be followed.
-    jobs : of any stages, some of which are never taken over; the arrays of their solves exist.
-    say : receives a line for each stage that was taken over.
+    run : RunDirectory
+        Nothing happens where it does not grow from ``source``.
+    source : str
+        The older run, as `clusters.trust` found that it may be followed.
+    jobs : sequence of Job
+        Of any stages, some of which are never taken over; the arrays of their solves exist.
+    say : callable
+        Receives a line for each stage that was taken over.
     """
     of_twins = (grid for grid in Jobs(jobs).grids if grid.owner.twin is not None)
     every = Jobs(*of_twins, [job for job in Jobs(jobs).listed if job.owner.twin is not None])
@@ -92,8 +96,10 @@ class _Source:
 
     Parameters
     ----------
-    run, old : both runs.
-    growth : their common part.
+    run, old : RunDirectory
+        Both runs.
+    growth : Growth
+        Their common part.
     """
 
     def __init__(self, run: RunDirectory, old: RunDirectory, growth: Growth) -> None:

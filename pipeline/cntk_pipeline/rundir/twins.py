@@ -21,15 +21,19 @@ class Twins:
 
     Parameters
     ----------
-    run, old : both runs.
-    growth : their common part.
+    run, old : RunDirectory
+        Both runs.
+    growth : Growth
+        Their common part.
 
     Attributes
     ----------
-    run, old, growth : as given.
-    readouts : the name in the older run of each read-out that both have, by its name in the run.
-    solves : the name in the older run of each solve of the same system, images and labels aside, by its name in the
-        run.
+    run, old, growth
+        As given.
+    readouts
+        The name in the older run of each read-out that both have, by its name in the run.
+    solves
+        The name in the older run of each solve of the same system, images and labels aside, by its name in the run.
     """
 
     def __init__(self, run: RunDirectory, old: RunDirectory, growth: Growth) -> None:
@@ -83,8 +87,10 @@ class Twins:
 
         Parameters
         ----------
-        tile : training images of a block row.
-        blocks : numbers of blocks of training images, a kernel tile's edge each.
+        tile : int
+            Training images of a block row.
+        blocks : tuple of int
+            Numbers of blocks of training images, a kernel tile's edge each.
         """
         old, new = Cut(self.old.train_cut.count, tile), Cut(self.run.train_cut.count, tile)
         pieces, per_row = self.run.train_cut.pieces, tile // self.run.train_cut.size

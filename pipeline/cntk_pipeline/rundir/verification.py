@@ -37,14 +37,19 @@ def finished(run: RunDirectory, jobs: Sequence[Job], *, verify: bool = False) ->
 
     Parameters
     ----------
-    run : of the jobs.
-    jobs : the jobs asked about; the arrays that they write exist.
-    verify : read every chunk and compare its digest, not only its size and the checksum that it carries.
+    run : RunDirectory
+        Of the jobs.
+    jobs : sequence of Job
+        The jobs asked about; the arrays that they write exist.
+    verify : bool
+        Read every chunk and compare its digest, not only its size and the checksum that it carries.
 
     Returns
     -------
-    done : the finished tasks. Receipts of adopted tiles are written to the journal.
-    quarantined : tasks whose chunks were moved to quarantine.
+    done : TaskSet
+        The finished tasks. Receipts of adopted tiles are written to the journal.
+    quarantined : list of Task
+        Tasks whose chunks were moved to quarantine.
     """
     done, bad = TaskSet(), list[Task]()
     if not jobs:
@@ -76,9 +81,12 @@ class _Look:
 
     Attributes
     ----------
-    claimed : tasks with the chunks that their receipts name, all of the right size.
-    adopted : new receipts of tasks that had none, and whose chunks are whole.
-    bad : the chunks of tasks where these are not whole.
+    claimed : list of _Claimed
+        Tasks with the chunks that their receipts name, all of the right size.
+    adopted : list of Receipt
+        New receipts of tasks that had none, and whose chunks are whole.
+    bad : mapping of Task to list of Place
+        The chunks of tasks where these are not whole.
     """
 
     claimed: list[_Claimed]

@@ -22,8 +22,10 @@ class Solver(ABC):
 
     Attributes
     ----------
-    options : the model of the solver's own keys of ``[solve]``, with their defaults.
-    owners : of the stages that the solver knows, in the order in which a plan and a status show them.
+    options : subclass of Section
+        The model of the solver's own keys of ``[solve]``, with their defaults.
+    owners : tuple of Owner
+        Of the stages that the solver knows, in the order in which a plan and a status show them.
     """
 
     options: ClassVar[type[Section]]
@@ -71,8 +73,10 @@ class Solver(ABC):
 
         Parameters
         ----------
-        order : ranks this system among others; the first item of every job's priority.
-        slots : tasks that run at once; no result may depend on them.
+        order : int
+            Ranks this system among others; the first item of every job's priority.
+        slots : int
+            Tasks that run at once; no result may depend on them.
 
         Raises
         ------

@@ -41,8 +41,10 @@ def subtract_product(a: Array, b: Array, tile_out: Array) -> None:
 
     Parameters
     ----------
-    a, b : ``(m, k)`` and ``(n, k)``, rows contiguous.
-    tile_out : ``(m, n)``, rows contiguous.
+    a, b : array
+        ``(m, k)`` and ``(n, k)``, rows contiguous.
+    tile_out : array
+        ``(m, n)``, rows contiguous.
     """
     (m, k), n = a.shape, len(b)
     if m and n and k:
@@ -61,8 +63,10 @@ def solve_right(lower: Array, tile_out: Array) -> None:
 
     Parameters
     ----------
-    lower : ``(n, n)``, a factor; nothing above its diagonal is read.
-    tile_out : ``(m, n)``.
+    lower : array
+        ``(n, n)``, a factor; nothing above its diagonal is read.
+    tile_out : array
+        ``(m, n)``.
     """
     m = len(tile_out)
     for begin in range(0, len(lower), BLOCK):
@@ -79,8 +83,9 @@ def factor_lower(tile_out: Array) -> int:
 
     Returns
     -------
-    The row of the first pivot that is not positive, -1 if there is none. Rows above it hold the factor. The block of
-    `BLOCK` rows around it holds the rest after the elimination of all earlier blocks.
+    int
+        The row of the first pivot that is not positive, -1 if there is none. Rows above it hold the factor. The block
+        of `BLOCK` rows around it holds the rest after the elimination of all earlier blocks.
     """
     for begin in range(0, len(tile_out), BLOCK):
         end = min(begin + BLOCK, len(tile_out))

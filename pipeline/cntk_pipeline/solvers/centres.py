@@ -194,7 +194,8 @@ class CentresNeed:
 
     Attributes
     ----------
-    size : of the system, with its centres.
+    size : SystemSize
+        Of the system, with its centres.
     """
 
     size: SystemSize

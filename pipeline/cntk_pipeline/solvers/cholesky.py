@@ -67,9 +67,12 @@ def factor_jobs(run: RunDirectory, system: System, order: int, slots: int) -> li
 
     Parameters
     ----------
-    run, system : the system that is factored.
-    order : ranks this system among others.
-    slots : tasks that run at once; they decide which tiles are split.
+    run, system
+        The system that is factored.
+    order : int
+        Ranks this system among others.
+    slots : int
+        Tasks that run at once; they decide which tiles are split.
     """
     classes = len(run.specification.data.classes)
     return list_factor_jobs(factor_cut(run, system), system.fingerprint, classes, order, slots)

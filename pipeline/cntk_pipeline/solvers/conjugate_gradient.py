@@ -71,8 +71,10 @@ def iteration_rounds(run: RunDirectory, system: System, order: int, preparation:
 
     Parameters
     ----------
-    order : ranks this system among others.
-    preparation : the tasks that make the preconditioner.
+    order : int
+        Ranks this system among others.
+    preparation : sequence of Job
+        The tasks that make the preconditioner.
 
     Raises
     ------

@@ -16,10 +16,14 @@ class IterationForecast:
 
     Attributes
     ----------
-    tasks : products, and the step after them.
-    read_bytes : of the kernel's lower tiles, each read once; of those that are stored.
-    product_seconds : core-seconds of all products, on any number of slots, and of the tiles that are computed.
-    step_seconds : of the step, on one slot.
+    tasks : int
+        Products, and the step after them.
+    read_bytes : int
+        Of the kernel's lower tiles, each read once; of those that are stored.
+    product_seconds : float
+        Core-seconds of all products, on any number of slots, and of the tiles that are computed.
+    step_seconds : float
+        Of the step, on one slot.
     """
 
     tasks: int
@@ -34,15 +38,22 @@ class SystemSize:
 
     Attributes
     ----------
-    train, test, classes : of the data set.
-    kernel_tile, tile : samples along the edge of a tile of the kernel, and of a tile or block of the solver.
-    dtype : of the kernel.
-    product_rate : of float64 matrix products, floating-point operations a second and core; 0 where it is not measured
-        because only memory is forecast.
-    centres : columns of the kernel, where they are not all training images.
-    kept : the tiles of K(train, train) that are stored, while each pass computes the others; None where all are.
-    pair_seconds : of a pair that a pass computes, on one core; of several read-outs it is the time of all, since what
-        one of them takes alone is not measured.
+    train, test, classes : int
+        Of the data set.
+    kernel_tile, tile : int
+        Samples along the edge of a tile of the kernel, and of a tile or block of the solver.
+    dtype : str
+        Of the kernel.
+    product_rate : float
+        Of float64 matrix products, floating-point operations a second and core; 0 where it is not measured because only
+        memory is forecast.
+    centres : int, optional
+        Columns of the kernel, where they are not all training images.
+    kept : KeptTiles, optional
+        The tiles of K(train, train) that are stored, while each pass computes the others; None where all are.
+    pair_seconds : float
+        Of a pair that a pass computes, on one core; of several read-outs it is the time of all, since what one of them
+        takes alone is not measured.
     """
 
     train: int
@@ -86,9 +97,11 @@ class StreamRate:
 
     Attributes
     ----------
-    byte_seconds : time to read a byte from the page cache and check it. A slower disk sets the pace itself: divide the
-        bytes of an iteration by the disk's rate for all workers together.
-    entry_seconds : time of a kernel entry in both products of an iteration.
+    byte_seconds : float
+        Time to read a byte from the page cache and check it. A slower disk sets the pace itself: divide the bytes of an
+        iteration by the disk's rate for all workers together.
+    entry_seconds : float
+        Time of a kernel entry in both products of an iteration.
     """
 
     byte_seconds: float

@@ -38,11 +38,16 @@ class State:
 
     Attributes
     ----------
-    solution, residual, preconditioned : x, r and z = M^-1 r of all classes, ``(n, classes)`` float64.
-    direction : the next factor of the matrix: p, or x where the true residual is wanted.
-    relative : ``||r|| / ||y||`` of each class, by the recursion or true; 0 where ``y`` is 0.
-    true, true_before : the same ratio for the last two true residuals; at first the start's residual.
-    checked : whether ``relative`` is true.
+    solution, residual, preconditioned : array
+        X, r and z = M^-1 r of all classes, ``(n, classes)`` float64.
+    direction : array
+        The next factor of the matrix: p, or x where the true residual is wanted.
+    relative : array
+        ``||r|| / ||y||`` of each class, by the recursion or true; 0 where ``y`` is 0.
+    true, true_before : array
+        The same ratio for the last two true residuals; at first the start's residual.
+    checked : bool
+        Whether ``relative`` is true.
     """
 
     solution: Array
@@ -60,7 +65,8 @@ def begin(targets: Array, precondition: Precondition) -> State:
 
     Parameters
     ----------
-    targets : ``(n, classes)``.
+    targets : array
+        ``(n, classes)``.
     """
     relative = _relative(targets, targets)
     preconditioned = precondition(targets)
@@ -77,8 +83,10 @@ def advance(state: State, product: Array, targets: Array, precondition: Precondi
 
     Parameters
     ----------
-    product : the matrix times ``state.direction``, ``(n, classes)``.
-    tolerance : of the relative residual of each class.
+    product : array
+        The matrix times ``state.direction``, ``(n, classes)``.
+    tolerance : float
+        Of the relative residual of each class.
 
     Raises
     ------

@@ -20,10 +20,13 @@ class CholeskyOptions(Section):
 
     Attributes
     ----------
-    factor_dtype : the type of the stored factor. In float32 it takes half the disk, and conjugate gradients with it as
+    factor_dtype : {"float64", "float32"}
+        The type of the stored factor. In float32 it takes half the disk, and conjugate gradients with it as
         preconditioner bring the residual down to ``tolerance``; products are in float64 anyway.
-    tolerance : relative residual of every class at which these iterations end; by default 1e-10.
-    max_iterations : number of iterations after which they give up; by default 1000.
+    tolerance : float or None
+        Relative residual of every class at which these iterations end; by default 1e-10.
+    max_iterations : int or None
+        Number of iterations after which they give up; by default 1000.
     """
 
     factor_dtype: Literal["float64", "float32"] = "float64"
@@ -57,14 +60,19 @@ class ConjugateGradientOptions(Section):
 
     Attributes
     ----------
-    tolerance : relative residual of every class at which iterations end, checked on the stored kernel.
-    max_iterations : number of iterations after which they give up; raise it and resume to go on.
-    rank : number of the largest eigenvalues that the preconditioner flattens. It takes one pass of ``n^2 rank``
+    tolerance : float
+        Relative residual of every class at which iterations end, checked on the stored kernel.
+    max_iterations : int
+        Number of iterations after which they give up; raise it and resume to go on.
+    rank : int
+        Number of the largest eigenvalues that the preconditioner flattens. It takes one pass of ``n^2 rank``
         operations, and ``n rank`` numbers in memory. With 0 it is the diagonal only.
-    kernel_bytes : bytes of K(train, train) that are stored, such as "40GB"; each pass computes the other tiles again.
-        No result depends on it, and a resume may change it. The tiles on the diagonal are always stored. By default
-        the whole kernel is.
-    sketch : the preconditioner sees the kernel by its products with "gaussian" vectors, in a pass of its own, or by the
+    kernel_bytes : str or int, optional
+        Bytes of K(train, train) that are stored, such as "40GB"; each pass computes the other tiles again. No result
+        depends on it, and a resume may change it. The tiles on the diagonal are always stored. By default the whole
+        kernel is.
+    sketch : {"gaussian", "columns"}, optional
+        The preconditioner sees the kernel by its products with "gaussian" vectors, in a pass of its own, or by the
         "columns" of `rank` training images. By default "columns" with ``kernel_bytes``, and "gaussian" without.
     """
 
@@ -97,15 +105,20 @@ class CentresOptions(Section):
 
     Attributes
     ----------
-    centres : number of the centres, m: training images whose columns of the kernel are computed, and no others.
-    centre_choice : "first" takes the first training images; "random" draws them, and the run stores them first.
-        "rpcholesky" draws the images that tell most about all others, from the kernel of the first read-out: by
-        randomly pivoted Cholesky, in ten blocks of columns or more.
-    centre_seed : of the draw; 0 by default.
-    centres_tolerance : of "rpcholesky": no more centres are drawn once the relative trace error of the kernel that they
-        stand for is this small. ``centres`` is the largest number then.
-    centre_jitter : added to the diagonal of the centres' own kernel, in units of its mean, before that is factored. By
-        default nothing is added, and centres that do not differ are refused.
+    centres : int
+        Number of the centres, m: training images whose columns of the kernel are computed, and no others.
+    centre_choice : {"first", "random", "rpcholesky"}
+        "first" takes the first training images; "random" draws them, and the run stores them first. "rpcholesky" draws
+        the images that tell most about all others, from the kernel of the first read-out: by randomly pivoted Cholesky,
+        in ten blocks of columns or more.
+    centre_seed : int or None
+        Of the draw; 0 by default.
+    centres_tolerance : float or None
+        Of "rpcholesky": no more centres are drawn once the relative trace error of the kernel that they stand for is
+        this small. ``centres`` is the largest number then.
+    centre_jitter : float
+        Added to the diagonal of the centres' own kernel, in units of its mean, before that is factored. By default
+        nothing is added, and centres that do not differ are refused.
     """
 
     centres: int = Field(ge=1)
@@ -129,11 +142,16 @@ class IterationOptions:
 
     Attributes
     ----------
-    tolerance : relative residual of every class at which iterations end.
-    max_iterations : number of iterations after which they give up. No result depends on it.
-    rank : of a low-rank preconditioner; 0 is the diagonal.
-    is_factored : whether a stored factor is the preconditioner instead.
-    by_columns : whether a low-rank preconditioner is made of columns of the kernel.
+    tolerance : float
+        Relative residual of every class at which iterations end.
+    max_iterations : int
+        Number of iterations after which they give up. No result depends on it.
+    rank : int
+        Of a low-rank preconditioner; 0 is the diagonal.
+    is_factored : bool
+        Whether a stored factor is the preconditioner instead.
+    by_columns : bool
+        Whether a low-rank preconditioner is made of columns of the kernel.
     """
 
     tolerance: float

@@ -104,12 +104,14 @@ def low_rank(sketch: Array, core: Array) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    sketch, core : ``K Omega``, ``(n, rank)``, and ``Omega^T K Omega``.
+    sketch, core : array
+        ``K Omega``, ``(n, rank)``, and ``Omega^T K Omega``.
 
     Returns
     -------
-    ``U``, ``(n, rank)`` with orthonormal columns, and ``lambda``, ``(rank,)``, largest first, of
-    ``K ~ U diag(lambda) U^T``.
+    (array, array)
+        ``U``, ``(n, rank)`` with orthonormal columns, and ``lambda``, ``(rank,)``, largest first, of ``K ~ U
+        diag(lambda) U^T``.
     """
     count, rank = sketch.shape
     values, vectors = scipy.linalg.eigh((core + core.T) / 2)

@@ -123,9 +123,10 @@ def metrics(run: RunDirectory, solve: str) -> Json:
 
     Returns
     -------
-    The scores as `MetricsRecord` has them; ``relative_residual``, ``||(K + ridge I) alpha - Y|| / ||Y||`` in the
-    Frobenius norm, or that of `nystroem.relative_residual`; and, where a factor is stored, ``smallest_pivot`` and
-    ``largest_pivot`` of its diagonal.
+    Json
+        The scores as `MetricsRecord` has them; ``relative_residual``, ``||(K + ridge I) alpha - Y|| / ||Y||`` in the
+        Frobenius norm, or that of `nystroem.relative_residual`; and, where a factor is stored, ``smallest_pivot`` and
+        ``largest_pivot`` of its diagonal.
     """
     if run.specification.centres is not None:
         relative = {"relative_residual": relative_residual(run, open_system(run, solve))}

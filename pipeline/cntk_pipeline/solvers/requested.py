@@ -125,10 +125,14 @@ def with_factor_tile(solve: SolveConfig, cut: Cut, slots: int, kept: Collection[
 
     Parameters
     ----------
-    solve : of a workflow.
-    cut : of the training samples, by the kernel's tile.
-    slots : tiles computed at once.
-    kept : tiles of factors that the run has. A tile that "auto" has meant once stays, also on other slots, and runs of
+    solve : SolveConfig
+        Of a workflow.
+    cut : Cut
+        Of the training samples, by the kernel's tile.
+    slots : int
+        Tiles computed at once.
+    kept : collection of int
+        Tiles of factors that the run has. A tile that "auto" has meant once stays, also on other slots, and runs of
         earlier versions keep that of one slot.
     """
     if solve.solver != "cholesky" or solve.tile != "auto":

@@ -26,13 +26,18 @@ class Scores:
 
     Attributes
     ----------
-    squared_error : mean over all entries of ``(prediction - target)^2``.
-    accuracy : share of images with the right class; of several classes an image, the share of right labels. None where
-        there is one class only.
-    exact_match : of several classes an image, the share of images with all labels right.
-    r2 : of a regression, the mean over the targets of ``1 - sum (prediction - target)^2 / sum (target - mean)^2``. None
+    squared_error : float or None
+        Mean over all entries of ``(prediction - target)^2``.
+    accuracy : float, optional
+        Share of images with the right class; of several classes an image, the share of right labels. None where there
+        is one class only.
+    exact_match : float, optional
+        Of several classes an image, the share of images with all labels right.
+    r2 : float, optional
+        Of a regression, the mean over the targets of ``1 - sum (prediction - target)^2 / sum (target - mean)^2``. None
         where there are fewer than two images.
-    r2_of_targets : the same of each target.
+    r2_of_targets : tuple of float, optional
+        The same of each target.
     """
 
     squared_error: NotNegative | None
@@ -51,8 +56,10 @@ class Scoring:
 
     Parameters
     ----------
-    data : of the run.
-    labels : the truth of all rows: class numbers ``(n,)``, or targets ``(n, targets)``.
+    data : DataSpecification
+        Of the run.
+    labels : array
+        The truth of all rows: class numbers ``(n,)``, or targets ``(n, targets)``.
     """
 
     def __init__(self, data: DataSpecification, labels: Array) -> None:

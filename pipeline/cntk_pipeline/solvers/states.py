@@ -33,10 +33,13 @@ class Iterations:
 
     Attributes
     ----------
-    first, last : numbers of the first state and of the last finished one, ``first - 1`` where there is none yet. A
-        solve that begins anew counts on, so that no receipt of an earlier attempt is taken for a new one.
-    finished : whether the coefficients are written and everything else is deleted.
-    residuals : the worst class's relative residual after each iteration, the start included.
+    first, last : int
+        Numbers of the first state and of the last finished one, ``first - 1`` where there is none yet. A solve that
+        begins anew counts on, so that no receipt of an earlier attempt is taken for a new one.
+    finished : bool
+        Whether the coefficients are written and everything else is deleted.
+    residuals : tuple of float
+        The worst class's relative residual after each iteration, the start included.
     """
 
     first: Count

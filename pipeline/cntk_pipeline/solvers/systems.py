@@ -50,14 +50,18 @@ class RidgeChoice:
 
     Attributes
     ----------
-    ridges, absolute_ridges : the candidates, relative to trace(K) / n and in absolute terms.
-    squared_error, accuracy : of leave-one-out with each candidate; None where the kernel is not positive definite with
-        it. An accuracy is also None where there is one class only, and in a regression. All are None in a choice by
-        evidence.
-    chosen : the candidate with the smallest error, or the largest evidence.
-    r2 : of leave-one-out with each candidate, in a regression.
-    log_evidence : of each candidate, with the best factor of the kernel, in a choice by evidence; None where the kernel
-        is not positive definite with it.
+    ridges, absolute_ridges : tuple of float
+        The candidates, relative to trace(K) / n and in absolute terms.
+    squared_error, accuracy : tuple of (float or None)
+        Of leave-one-out with each candidate; None where the kernel is not positive definite with it. An accuracy is
+        also None where there is one class only, and in a regression. All are None in a choice by evidence.
+    chosen : float
+        The candidate with the smallest error, or the largest evidence.
+    r2 : tuple of (float or None), optional
+        Of leave-one-out with each candidate, in a regression.
+    log_evidence : tuple of (float or None), optional
+        Of each candidate, with the best factor of the kernel, in a choice by evidence; None where the kernel is not
+        positive definite with it.
     """
 
     ridges: tuple[float, ...]
@@ -98,8 +102,10 @@ class Method:
 
     Attributes
     ----------
-    solver : a name in `SOLVERS`.
-    options : of that solver, which has its own model of them; a default may be left out.
+    solver : str
+        A name in `SOLVERS`.
+    options : Json
+        Of that solver, which has its own model of them; a default may be left out.
     """
 
     solver: str = "cholesky"
@@ -112,13 +118,20 @@ class System:
 
     Attributes
     ----------
-    readout : name of the kernel.
-    ridge, ridge_mode : as the user gave them: "relative" to trace(K) / n, or "absolute".
-    absolute_ridge : the value added to the diagonal.
-    tile : samples along the edge of a tile of the factor, or of a block of conjugate gradients.
-    fingerprint : 16 hexadecimal digits; names the directory of the solve.
-    method : the solver and its options.
-    unit_diagonal : whether the kernel is normalised to ``K_ij / sqrt(K_ii K_jj)`` when it is read.
+    readout : str
+        Name of the kernel.
+    ridge, ridge_mode
+        As the user gave them: "relative" to trace(K) / n, or "absolute".
+    absolute_ridge : float
+        The value added to the diagonal.
+    tile : int
+        Samples along the edge of a tile of the factor, or of a block of conjugate gradients.
+    fingerprint : str
+        16 hexadecimal digits; names the directory of the solve.
+    method : Method
+        The solver and its options.
+    unit_diagonal : bool
+        Whether the kernel is normalised to ``K_ij / sqrt(K_ii K_jj)`` when it is read.
     """
 
     readout: str
@@ -145,7 +158,8 @@ def kept_tiles(specification: Specification, kernel_bytes: int | None) -> KeptTi
 
     Parameters
     ----------
-    kernel_bytes : room for them, as `solve.kernel_bytes` says; None for any.
+    kernel_bytes : int or None
+        Room for them, as `solve.kernel_bytes` says; None for any.
     """
     data, readouts = specification.data, len(specification.readouts)
     size = KernelSize(
@@ -164,7 +178,8 @@ class SystemKernel:
 
     Parameters
     ----------
-    run, system : the system of the kernel.
+    run, system
+        The system of the kernel.
     """
 
     run: RunDirectory
@@ -225,8 +240,10 @@ class SystemKernel:
 
         Parameters
         ----------
-        piece : of the rows, counted in tiles.
-        columns : numbers of the images, rising, ``(m,)``.
+        piece : int
+            Of the rows, counted in tiles.
+        columns : array
+            Numbers of the images, rising, ``(m,)``.
         """
         cut = self.run.train_cut
         rows, pieces = np.arange(*cut.bounds(piece)), columns // cut.size
@@ -335,10 +352,14 @@ def not_positive_definite(kernel: SystemKernel, found: str, row: int, pivot: flo
 
     Parameters
     ----------
-    kernel : of the system.
-    found : the finding of the solver, in words.
-    row : of the training set; -1 where the finding belongs to no row.
-    pivot : the value that should have been positive.
+    kernel : SystemKernel
+        Of the system.
+    found : str
+        The finding of the solver, in words.
+    row : int
+        Of the training set; -1 where the finding belongs to no row.
+    pivot : float
+        The value that should have been positive.
     """
     label = kernel.system.label
     if kernel.mean_diagonal() == 0:

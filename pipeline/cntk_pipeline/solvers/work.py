@@ -31,9 +31,12 @@ class Work:
 
     Attributes
     ----------
-    run, system, task : the task, with its run and its system.
-    started : time of its beginning, by `time.perf_counter`.
-    waited : seconds that it waited for reads.
+    run, system, task
+        The task, with its run and its system.
+    started : float
+        Time of its beginning, by `time.perf_counter`.
+    waited : float
+        Seconds that it waited for reads.
     """
 
     run: RunDirectory
@@ -94,7 +97,8 @@ class ReadAhead(Generic[_I, _T]):
 
     Attributes
     ----------
-    waited : seconds spent on waiting for reads.
+    waited : float
+        Seconds spent on waiting for reads.
     """
 
     def __init__(self, read: Callable[[_I], _T], indices: Iterable[_I]) -> None:

@@ -20,8 +20,10 @@ class Listed(NamedTuple):
 
     Attributes
     ----------
-    bytes : its size.
-    version : differs between all files that lie or lay in its place; appending changes it.
+    bytes : int
+        Its size.
+    version : tuple
+        Differs between all files that lie or lay in its place; appending changes it.
     """
 
     bytes: int
@@ -52,8 +54,9 @@ class StorePath(ABC):
 
     Attributes
     ----------
-    at_once : best number of threads for many queries. Threads that query a directory wait for Python's lock more than
-        for the disk.
+    at_once : int
+        Best number of threads for many queries. Threads that query a directory wait for Python's lock more than for the
+        disk.
     """
 
     at_once: ClassVar[int] = 1

@@ -37,8 +37,10 @@ class ObjectPath(StorePath):
 
     Parameters
     ----------
-    bucket : its name.
-    key : of the object, or the common prefix of the keys in a folder, without a slash at either end.
+    bucket : str
+        Its name.
+    key : str
+        Of the object, or the common prefix of the keys in a folder, without a slash at either end.
     """
 
     at_once = 16

@@ -29,9 +29,12 @@ class Record(Generic[_T]):
 
     Parameters
     ----------
-    model : of its content: a frozen dataclass or a `TypedDict`, with the configuration `STRICT`.
-    remedy : for a damaged record, as a sentence that begins with a small letter.
-    limit : its largest size in bytes.
+    model : object
+        Of its content: a frozen dataclass or a `TypedDict`, with the configuration `STRICT`.
+    remedy : str
+        For a damaged record, as a sentence that begins with a small letter.
+    limit : int
+        Its largest size in bytes.
     """
 
     def __init__(self, model: Any, remedy: str, limit: int = RECORD_BYTES) -> None:

@@ -92,10 +92,14 @@ class ArraySpec:
 
     Attributes
     ----------
-    name : path inside its zarr group.
-    shape, tile : samples along each axis, and of one chunk.
-    dtype : of the values; the fill value is NaN, so that a missing tile shows up in every result.
-    dimensions : names of the axes.
+    name : str
+        Path inside its zarr group.
+    shape, tile : tuple of int
+        Samples along each axis, and of one chunk.
+    dtype : str
+        Of the values; the fill value is NaN, so that a missing tile shows up in every result.
+    dimensions : tuple of str
+        Names of the axes.
     """
 
     name: str
@@ -110,7 +114,8 @@ class TiledArray:
 
     Parameters
     ----------
-    path : of the array's directory.
+    path : StorePath
+        Of the array's directory.
 
     Raises
     ------
@@ -154,8 +159,10 @@ class TiledArray:
 
         Parameters
         ----------
-        index : of the tile along each axis.
-        values : of the tile's shape, ragged at the far edges; cast to the array's dtype.
+        index : tuple of int
+            Of the tile along each axis.
+        values : array
+            Of the tile's shape, ragged at the far edges; cast to the array's dtype.
 
         Raises
         ------
@@ -216,8 +223,10 @@ class TiledArray:
 
         Parameters
         ----------
-        bounds : the first sample and one past the last, for each axis.
-        symmetric : read tiles above the diagonal from their mirror images below.
+        *bounds : (int, int)
+            The first sample and one past the last, for each axis.
+        symmetric : bool
+            Read tiles above the diagonal from their mirror images below.
         """
         values = np.empty(tuple(stop - start for start, stop in bounds), self.dtype)
         pieces = [range(start // t, -(-stop // t)) for (start, stop), t in zip(bounds, self.tile, strict=True)]
@@ -283,8 +292,10 @@ class InputArray:
 
     Parameters
     ----------
-    path : of the array's directory.
-    shape, kind : the required shape, and the required `numpy.dtype.kind`.
+    path : StorePath
+        Of the array's directory.
+    shape, kind
+        The required shape, and the required `numpy.dtype.kind`.
 
     Raises
     ------
@@ -315,9 +326,12 @@ class Group:
 
     Attributes
     ----------
-    path : of the group.
-    arrays : in it.
-    attributes : of the group; an existing group may have more.
+    path : StorePath
+        Of the group.
+    arrays : tuple of ArraySpec
+        In it.
+    attributes : mapping of str to object
+        Of the group; an existing group may have more.
     """
 
     path: StorePath

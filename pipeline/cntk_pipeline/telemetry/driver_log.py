@@ -18,8 +18,10 @@ def find_executor(folder: StorePath, driver: str) -> str | None:
 
     Parameters
     ----------
-    folder : of the logs of a run.
-    driver : "host:pid".
+    folder : StorePath
+        Of the logs of a run.
+    driver : str
+        "host:pid".
     """
     host, _, pid = driver.rpartition(":")
     name = f"{host}-{pid}.jsonl"

@@ -59,11 +59,16 @@ class Event:
 
     Attributes
     ----------
-    name : one of `EVENTS`.
-    task : the tile of the event.
-    error : the class and the message of an error, without credentials.
-    details : further values, by names with their units.
-    run_path : of the event's run; "" where this process has only one.
+    name : str
+        One of `EVENTS`.
+    task : Task, optional
+        The tile of the event.
+    error : str
+        The class and the message of an error, without credentials.
+    details : Details
+        Further values, by names with their units.
+    run_path : str
+        Of the event's run; "" where this process has only one.
     """
 
     name: str
@@ -118,10 +123,14 @@ class RunLog(logging.Handler):
 
     Parameters
     ----------
-    run_path : of its run; events of other runs are left out.
-    folder : of the file; made with the first line.
-    fingerprint : of the run.
-    job : the batch job that this process belongs to.
+    run_path : str
+        Of its run; events of other runs are left out.
+    folder : StorePath
+        Of the file; made with the first line.
+    fingerprint : str
+        Of the run.
+    job : BatchJob, optional
+        The batch job that this process belongs to.
     """
 
     def __init__(self, run_path: str, folder: StorePath, fingerprint: str, job: BatchJob | None = None) -> None:

@@ -21,7 +21,8 @@ class LogTail:
 
     Parameters
     ----------
-    folder : of the logs of a run.
+    folder : StorePath
+        Of the logs of a run.
     """
 
     def __init__(self, folder: StorePath) -> None:

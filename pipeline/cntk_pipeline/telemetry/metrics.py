@@ -22,7 +22,8 @@ class Metrics(logging.Handler):
 
     Parameters
     ----------
-    registry : of prometheus-client, where the metrics are registered.
+    registry : CollectorRegistry
+        Of prometheus-client, where the metrics are registered.
     """
 
     def __init__(self, registry: "prometheus_client.CollectorRegistry") -> None:
@@ -96,7 +97,8 @@ def served(address: str | None) -> Iterator[str | None]:
 
     Parameters
     ----------
-    address : "HOST:PORT"; port 0 takes a free one. None serves nothing.
+    address : str or None
+        "HOST:PORT"; port 0 takes a free one. None serves nothing.
 
     Raises
     ------

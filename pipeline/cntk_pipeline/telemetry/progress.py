@@ -9,9 +9,12 @@ class StageProgress:
 
     Attributes
     ----------
-    stage : its kind.
-    done, total : tiles; tiles that were done before this driver began count too.
-    written_bytes : of tiles that this driver was given.
+    stage : str
+        Its kind.
+    done, total : int
+        Tiles; tiles that were done before this driver began count too.
+    written_bytes : int
+        Of tiles that this driver was given.
     """
 
     stage: str
@@ -30,11 +33,16 @@ class RunProgress:
 
     Attributes
     ----------
-    run : the path of the run directory.
-    phase : the phase at work.
-    done, total : its tiles.
-    stages : of this phase and of those before it.
-    rate, left : of the phase, in words; "" where they are not known.
+    run : str
+        The path of the run directory.
+    phase : str
+        The phase at work.
+    done, total : int
+        Its tiles.
+    stages : tuple of StageProgress
+        Of this phase and of those before it.
+    rate, left : str
+        Of the phase, in words; "" where they are not known.
     """
 
     run: str

@@ -16,11 +16,16 @@ class TileSpan:
 
     Attributes
     ----------
-    worker : "host-pid", as the log names it.
-    stage : kind of the stage.
-    begin : time of its beginning, in seconds since 1970, by the worker's clock.
-    seconds : inside the task.
-    bytes : written.
+    worker : str
+        "host-pid", as the log names it.
+    stage : str
+        Kind of the stage.
+    begin : float
+        Time of its beginning, in seconds since 1970, by the worker's clock.
+    seconds : float
+        Inside the task.
+    bytes : int
+        Written.
     """
 
     worker: str
@@ -41,8 +46,10 @@ class TileLog:
 
     Attributes
     ----------
-    spans : of finished tiles, by their beginnings.
-    counts : of all events, by name.
+    spans : tuple of TileSpan
+        Of finished tiles, by their beginnings.
+    counts : mapping of str to int
+        Of all events, by name.
     """
 
     spans: tuple[TileSpan, ...]

@@ -40,14 +40,22 @@ class Checked:
 
     Attributes
     ----------
-    whole : number of tiles that agree with their receipts.
-    bad : tiles that are to be computed again, moved to quarantine.
-    lost : chunks of the data set that are gone or were damaged, moved to quarantine.
-    contradicted : records that disagree with the arrays that they sum up, moved to quarantine.
-    unneeded : bad tiles that the workflow does not ask for, moved to quarantine.
-    mended : descriptions of arrays that were gone or damaged, written anew.
-    missing : number of tiles that are not computed yet, the bad ones included.
-    predicted : damage of predictions for new images, one line each, moved to quarantine; no resume is needed for it.
+    whole : int
+        Number of tiles that agree with their receipts.
+    bad : tuple of Task
+        Tiles that are to be computed again, moved to quarantine.
+    lost : tuple of StorePath
+        Chunks of the data set that are gone or were damaged, moved to quarantine.
+    contradicted : tuple of StorePath
+        Records that disagree with the arrays that they sum up, moved to quarantine.
+    unneeded : tuple of Task
+        Bad tiles that the workflow does not ask for, moved to quarantine.
+    mended : tuple of StorePath
+        Descriptions of arrays that were gone or damaged, written anew.
+    missing : int
+        Number of tiles that are not computed yet, the bad ones included.
+    predicted : tuple of str
+        Damage of predictions for new images, one line each, moved to quarantine; no resume is needed for it.
     """
 
     whole: int

@@ -44,9 +44,12 @@ def submit(config: RunConfig, view: View, loaded: Loaded | None = None) -> tuple
 
     Parameters
     ----------
-    config : the workflow.
-    view : shows the progress.
-    loaded : the workflow with its data; None loads them.
+    config : RunConfig
+        The workflow.
+    view : View
+        Shows the progress.
+    loaded : Loaded, optional
+        The workflow with its data; None loads them.
 
     Raises
     ------
@@ -86,12 +89,15 @@ def resubmit(
 
     Parameters
     ----------
-    path, view, cluster, trust : as in `workflow.run.resume`.
-    verify : read every finished chunk here and compare its checksums first; the driver computes bad tiles again.
+    path, view, cluster, trust
+        As in `workflow.run.resume`.
+    verify : bool
+        Read every finished chunk here and compare its checksums first; the driver computes bad tiles again.
 
     Returns
     -------
-    submission : None where nothing is left to do.
+    submission : Submission or None
+        None where nothing is left to do.
 
     Raises
     ------
@@ -124,7 +130,8 @@ def cancel(path: str | StorePath, *, now: bool = False) -> str:
 
     Returns
     -------
-    message : the action taken, in words.
+    message : str
+        The action taken, in words.
     """
     run = RunDirectory(path)
     with store_explained(run.path, "cancel --now" if now else "cancel"):
@@ -162,8 +169,10 @@ def drive(path: str | StorePath, view: View, stop: threading.Event, told: str = 
 
     Parameters
     ----------
-    path, view, stop : as in `workflow.run.resume`.
-    told : the digest of the cluster settings in the run directory when this driver was submitted.
+    path, view, stop
+        As in `workflow.run.resume`.
+    told : str
+        The digest of the cluster settings in the run directory when this driver was submitted.
 
     Raises
     ------

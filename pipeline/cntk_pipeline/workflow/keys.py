@@ -17,7 +17,7 @@ from cntk_pipeline.kernels import ENGINES
 from cntk_pipeline.layers.presets import PRESETS
 from cntk_pipeline.solvers import SOLVERS
 
-_HEADER = re.compile(r"^(\w+(?:, \w+)*) :(?: (.*))?$")
+_HEADER = re.compile(r"(\w+(?:, \w+)*)(?: : .*)?")
 _TYPES = {
     "integer": "whole number",
     "number": "number",
@@ -39,10 +39,14 @@ class Key:
 
     Attributes
     ----------
-    name : of the key.
-    type : of its value, in words.
-    default : as TOML writes it; "required", or "" where it is not given by default.
-    meaning : in words.
+    name : str
+        Of the key.
+    type : str
+        Of its value, in words.
+    default : str
+        As TOML writes it; "required", or "" where it is not given by default.
+    meaning : str
+        In words.
     """
 
     name: str
@@ -57,10 +61,14 @@ class KeyTable:
 
     Attributes
     ----------
-    section : name of the table; "" is the top of the file.
-    kind : what the keys belong to, as a workflow says it (``source = "npz"``); "" where they are common to all.
-    about : the first sentences of the model's docstring.
-    keys : in the order of the model.
+    section : str
+        Name of the table; "" is the top of the file.
+    kind : str
+        What the keys belong to, as a workflow says it (``source = "npz"``); "" where they are common to all.
+    about : str
+        The first sentences of the model's docstring.
+    keys : tuple of Key
+        In the order of the model.
     """
 
     section: str
@@ -156,7 +164,7 @@ def _of_model(section: str, kind: str, model: type[BaseModel]) -> KeyTable:
 
 def _of_loader(name: str, loader: type[Loader]) -> KeyTable:
     """List the keys of a source beside those of all sources; its path is among them, since its meaning is its own."""
-    described, schema = _described(loader, are_typed=True), TypeAdapter(loader).json_schema()["properties"]
+    described, schema = _described(loader), TypeAdapter(loader).json_schema()["properties"]
     keys = [
         Key(field.name, _words(schema[field.name], {}), _toml(field.default), described.get(field.name, ""))
         for field in fields(loader)
@@ -182,27 +190,24 @@ def _about(thing: Any) -> str:
     return _sentence(re.sub(r"^``\[\w+\]``: ", "", before))
 
 
-def _described(thing: Any, are_typed: bool = False) -> Mapping[str, str]:
-    """Read meanings from the docstrings of a function, or of a class and its bases; ``are_typed`` as in `_entries`."""
+def _described(thing: Any) -> Mapping[str, str]:
+    """Read meanings from the docstrings of a function, or of a class and its bases."""
     found: dict[str, str] = {}
     for each in inspect.getmro(thing) if inspect.isclass(thing) else (thing,):
         doc = inspect.cleandoc(each.__doc__ or "")
         for section in re.findall(r"\n\n(?:Attributes|Parameters)\n-+\n(.*?)(?:\n\n|\Z)", doc, re.DOTALL):
-            for name, meaning in _entries(section, are_typed):
+            for name, meaning in _entries(section):
                 found.setdefault(name, meaning)
     return found
 
 
-def _entries(section: str, are_typed: bool) -> list[tuple[str, str]]:
-    """Split a section of a docstring into names and meanings.
-
-    Behind a name stands its type where ``are_typed``, as in numpydoc; otherwise the meaning begins there.
-    """
+def _entries(section: str) -> list[tuple[str, str]]:
+    """Split a section of a docstring into names and meanings, which stand below the names, indented."""
     entries: list[tuple[list[str], list[str]]] = []
     for line in section.splitlines():
-        header = _HEADER.match(line)
+        header = _HEADER.fullmatch(line)
         if header:
-            entries.append((header[1].split(", "), [] if are_typed else [header[2] or ""]))
+            entries.append((header[1].split(", "), []))
         elif entries:
             entries[-1][1].append(line.strip())
     return [(name, _sentence(" ".join(lines))) for names, lines in entries for name in names]

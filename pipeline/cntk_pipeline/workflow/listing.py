@@ -27,13 +27,19 @@ class ListedRun:
 
     Attributes
     ----------
-    path : of the run directory.
-    state : "running" while a driver is at work, "complete" where every result is there, "incomplete" otherwise;
-        "damaged" where a record cannot be read, which `cntk inspect` names. No tile is looked at.
-    readouts : number of kernels.
-    accuracy, r2 : of the best system that is solved, r2 of a regression; None where there is none.
-    bytes : of all its files.
-    created : time of its creation, as ISO 8601; empty for a damaged run.
+    path : str
+        Of the run directory.
+    state : {"running", "complete", "incomplete", "damaged"}
+        "running" while a driver is at work, "complete" where every result is there, "incomplete" otherwise; "damaged"
+        where a record cannot be read, which `cntk inspect` names. No tile is looked at.
+    readouts : int
+        Number of kernels.
+    accuracy, r2 : float or None
+        Of the best system that is solved, r2 of a regression; None where there is none.
+    bytes : int
+        Of all its files.
+    created : str
+        Time of its creation, as ISO 8601; empty for a damaged run.
     """
 
     path: str
@@ -55,8 +61,10 @@ class Listing:
 
     Attributes
     ----------
-    runs : in the order of their names.
-    closed : folders that this user may not read, such as those of others; no run in them is listed.
+    runs : tuple of ListedRun
+        In the order of their names.
+    closed : tuple of str
+        Folders that this user may not read, such as those of others; no run in them is listed.
     """
 
     runs: tuple[ListedRun, ...]

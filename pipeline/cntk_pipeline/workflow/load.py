@@ -132,7 +132,8 @@ def load(config: RunConfig) -> Loaded:
 
     Parameters
     ----------
-    config : the user's own: code that it names is imported.
+    config : RunConfig
+        The user's own: code that it names is imported.
 
     Raises
     ------
@@ -334,9 +335,12 @@ def tile_of(loaded: Loaded, path: StorePath | None, old: RunDirectory | None) ->
 
     Parameters
     ----------
-    loaded : the workflow with its data.
-    path : of the run directory; the tile of a run that was begun there stays. None does not look for one.
-    old : the older run that it grows from, whose tile it takes.
+    loaded : Loaded
+        The workflow with its data.
+    path : StorePath or None
+        Of the run directory; the tile of a run that was begun there stays. None does not look for one.
+    old : RunDirectory or None
+        The older run that it grows from, whose tile it takes.
 
     Raises
     ------
@@ -414,7 +418,8 @@ def mend_inputs(run: RunDirectory, config: RunConfig) -> list[StorePath]:
 
     Returns
     -------
-    The chunks that were written.
+    list of StorePath
+        The chunks that were written.
 
     Raises
     ------

@@ -64,7 +64,8 @@ def compute(phases: Phases, config: RunConfig, is_checked: bool) -> None:
 
     Parameters
     ----------
-    is_checked : whether the chunks of the data set were checked.
+    is_checked : bool
+        Whether the chunks of the data set were checked.
     """
     for left in reversed(range(PASSES)):
         outcomes = _pass(phases, config, is_checked)

@@ -59,9 +59,12 @@ class IterationPlan:
 
     Attributes
     ----------
-    tasks : of all systems.
-    read_bytes : of the kernel, streamed from the store.
-    seconds : on all slots.
+    tasks : int
+        Of all systems.
+    read_bytes : int
+        Of the kernel, streamed from the store.
+    seconds : float
+        On all slots.
     """
 
     tasks: int
@@ -75,24 +78,42 @@ class Plan:
 
     Attributes
     ----------
-    contents : the images by class.
-    warnings : oddities of the data.
-    train, test : images.
-    readouts : names of the kernels.
-    tile, factor_tile : samples along a tile's edge.
-    pairs : of images, each computed once for all read-outs.
-    plane_entries : per pair, what the time of a pair is proportional to; None where the engine counts none.
-    pair_seconds : of one pair on one core, measured on a sample; the rest is derived.
-    measured_share : of a pair's work, which was computed to find out; 0 where its seconds are counted.
-    product_rate : float64 matrix product, floating-point operations a second and core, measured.
-    slots : tiles at once.
-    stages : what happens, in order, iterations aside.
-    memory_bytes : the largest need of one worker.
-    iteration : of conjugate gradients; None where none run.
-    engine, numerics_version : what computes the values.
-    centres : columns of the kernel; None where they are all training images.
-    are_pivots : whether the kernel itself draws these centres.
-    ways : to the systems, with their costs: where conjugate gradients solve them, and where it `is_telling`.
+    contents : Contents
+        The images by class.
+    warnings : tuple of str
+        Oddities of the data.
+    train, test : int
+        Images.
+    readouts : tuple of str
+        Names of the kernels.
+    tile, factor_tile : int
+        Samples along a tile's edge.
+    pairs : int
+        Of images, each computed once for all read-outs.
+    plane_entries : int or None
+        Per pair, what the time of a pair is proportional to; None where the engine counts none.
+    pair_seconds : float
+        Of one pair on one core, measured on a sample; the rest is derived.
+    measured_share : float
+        Of a pair's work, which was computed to find out; 0 where its seconds are counted.
+    product_rate : float
+        Float64 matrix product, floating-point operations a second and core, measured.
+    slots : int
+        Tiles at once.
+    stages : tuple of StagePlan
+        What happens, in order, iterations aside.
+    memory_bytes : int
+        The largest need of one worker.
+    iteration : IterationPlan or None
+        Of conjugate gradients; None where none run.
+    engine, numerics_version
+        What computes the values.
+    centres : int, optional
+        Columns of the kernel; None where they are all training images.
+    are_pivots : bool
+        Whether the kernel itself draws these centres.
+    ways : tuple of Way
+        To the systems, with their costs: where conjugate gradients solve them, and where it `is_telling`.
     """
 
     contents: Contents
@@ -160,10 +181,14 @@ def make_plan(loaded: Loaded, tile: int, kept: Collection[int], free_bytes: int 
 
     Parameters
     ----------
-    loaded : the workflow with its data.
-    tile : edge of the kernel's tiles.
-    kept : tiles of the factors that the run has, where it is begun.
-    free_bytes : of the disk of the run; None where no limit is known, and for a run that has a part of its bytes.
+    loaded : Loaded
+        The workflow with its data.
+    tile : int
+        Edge of the kernel's tiles.
+    kept : collection of int
+        Tiles of the factors that the run has, where it is begun.
+    free_bytes : int or None
+        Of the disk of the run; None where no limit is known, and for a run that has a part of its bytes.
     """
     config, engine, nodes, contents = loaded.config, loaded.engine, loaded.nodes, loaded.contents
     cost, rate, slots = loaded.cost, measure_product_rate(), slots_of(config)

@@ -89,10 +89,14 @@ class PredictionReport:
 
     Attributes
     ----------
-    origin : the file or folder that the images came from.
-    images : their number.
-    readout : name of the kernel.
-    done, total : tiles.
+    origin : str
+        The file or folder that the images came from.
+    images : int
+        Their number.
+    readout : str
+        Name of the kernel.
+    done, total : int
+        Tiles.
     """
 
     origin: str
@@ -151,8 +155,9 @@ def check_predictions(run: RunDirectory) -> Iterator[tuple[int, str, list[StoreP
 
     Yields
     ------
-    The number of whole tiles of each directory, a line that says what was damaged, "" where nothing was, and the
-    descriptions of arrays that were written anew.
+    iterator of (int, str, list of StorePath)
+        The number of whole tiles of each directory, a line that says what was damaged, "" where nothing was, and the
+        descriptions of arrays that were written anew.
     """
     for directory in find_predictions(run):
         mended = mend(directory)

@@ -29,8 +29,10 @@ def require_cards(config: RunConfig, run: RunDirectory | None = None) -> None:
 
     Parameters
     ----------
-    config : a workflow.
-    run : where it has been begun. Once no pair is left to be computed, what is left needs no card.
+    config : RunConfig
+        A workflow.
+    run : RunDirectory, optional
+        Where it has been begun. Once no pair is left to be computed, what is left needs no card.
 
     Raises
     ------
@@ -52,9 +54,12 @@ def require_fitting_tasks(run: RunDirectory, config: RunConfig, memory: WorkerMe
 
     Parameters
     ----------
-    run : with its specification and journal.
-    config : its workflow.
-    memory : of the workers; nothing is refused where it is not known.
+    run : RunDirectory
+        With its specification and journal.
+    config : RunConfig
+        Its workflow.
+    memory : WorkerMemory or None
+        Of the workers; nothing is refused where it is not known.
 
     Raises
     ------
@@ -86,9 +91,12 @@ def kernel_need(run: RunDirectory, memory: WorkerMemory, more_bytes: int = 0) ->
 
     Parameters
     ----------
-    run : with its specification and its images.
-    memory : of the workers.
-    more_bytes : held beside the tile, for each of its entries.
+    run : RunDirectory
+        With its specification and its images.
+    memory : WorkerMemory
+        Of the workers.
+    more_bytes : int
+        Held beside the tile, for each of its entries.
 
     Raises
     ------

@@ -35,12 +35,18 @@ class StageReport:
 
     Attributes
     ----------
-    phase : "kernel", "ridge path", "solve" or "inference".
-    stage : its kind.
-    done, total : tiles; of "ridge_path" read-outs, of which each has one choice.
-    seconds : core-seconds spent in its tasks, the sum of the three that follow.
-    read_seconds, compute_seconds, write_seconds : the parts of ``seconds``; reading counts only while a task waits.
-    bytes : written.
+    phase : str
+        "kernel", "ridge path", "solve" or "inference".
+    stage : str
+        Its kind.
+    done, total : int
+        Tiles; of "ridge_path" read-outs, of which each has one choice.
+    seconds : float
+        Core-seconds spent in its tasks, the sum of the three that follow.
+    read_seconds, compute_seconds, write_seconds : float
+        The parts of ``seconds``; reading counts only while a task waits.
+    bytes : int
+        Written.
     """
 
     phase: str
@@ -60,11 +66,16 @@ class TimingReport:
 
     Attributes
     ----------
-    stage : as the progress of a run names it: "kernel" is all matrices together.
-    wall_seconds : time by the clock.
-    slot_seconds : time by the clock, times the number of slots.
-    core_seconds : time spent in tasks.
-    efficiency : core seconds divided by slot seconds; None where no time passed.
+    stage : str
+        As the progress of a run names it: "kernel" is all matrices together.
+    wall_seconds : float
+        Time by the clock.
+    slot_seconds : float
+        Time by the clock, times the number of slots.
+    core_seconds : float
+        Time spent in tasks.
+    efficiency : float or None
+        Core seconds divided by slot seconds; None where no time passed.
     """
 
     stage: str
@@ -142,10 +153,14 @@ class CentresReport:
 
     Attributes
     ----------
-    count, most : centres so far, and at most.
-    tolerance : relative trace error at which the draw ends; None where there is no such limit.
-    trace_errors : the relative trace error before the first block of columns, which is 1, and behind each block.
-    is_over : whether no more are drawn.
+    count, most : int
+        Centres so far, and at most.
+    tolerance : float or None
+        Relative trace error at which the draw ends; None where there is no such limit.
+    trace_errors : tuple of float
+        The relative trace error before the first block of columns, which is 1, and behind each block.
+    is_over : bool
+        Whether no more are drawn.
     """
 
     count: int
@@ -161,27 +176,48 @@ class RunReport:
 
     Attributes
     ----------
-    path : of the run directory.
-    fingerprint : of its specification.
-    data, dtype, tile, engine, numerics_version : of the specification.
-    readouts : names of the kernels.
-    provenance : versions, host and time of its creation.
-    grown_from : the older run that it took tiles over from, or None.
-    driver : "host:pid" of the driver at work, or None.
-    executor : where that driver computes, with the address of a dashboard; None until it says so.
-    quarantined : chunks and records in quarantine.
-    lost_inputs : chunks of the data set that are gone.
-    stages : how far each is.
-    timings : how busy the slots were.
-    ridge_paths : choices of a ridge, where the workflow leaves it to leave-one-out.
-    solves : results.
-    trained : ensembles of networks in training, where times were asked for.
-    predictions : of new images, by `cntk predict`; they are no part of the run, and ``complete`` does not ask for them.
-    openers : lines of Python that open the arrays with zarr and with xarray.
-    centres : the centres that the kernel itself draws; None where it draws none.
-    choose_by : what the training images choose a system by, where the workflow says it.
-    lost_driver : a driver that did not give the run back and is silent, "host:pid"; None where there is none.
-    silent_seconds : since it was last heard of, by the clocks of the store and of this machine.
+    path : str
+        Of the run directory.
+    fingerprint : str
+        Of its specification.
+    data, dtype, tile, engine, numerics_version
+        Of the specification.
+    readouts : tuple of str
+        Names of the kernels.
+    provenance : Provenance
+        Versions, host and time of its creation.
+    grown_from : str or None
+        The older run that it took tiles over from, or None.
+    driver : str or None
+        "host:pid" of the driver at work, or None.
+    executor : str or None
+        Where that driver computes, with the address of a dashboard; None until it says so.
+    quarantined : int
+        Chunks and records in quarantine.
+    lost_inputs : tuple of str
+        Chunks of the data set that are gone.
+    stages : tuple of StageReport
+        How far each is.
+    timings : tuple of TimingReport
+        How busy the slots were.
+    ridge_paths : tuple of RidgePathReport
+        Choices of a ridge, where the workflow leaves it to leave-one-out.
+    solves : tuple of SolveReport
+        Results.
+    trained : tuple of TrainedReport
+        Ensembles of networks in training, where times were asked for.
+    predictions : tuple of PredictionReport
+        Of new images, by `cntk predict`; they are no part of the run, and ``complete`` does not ask for them.
+    openers : tuple of str
+        Lines of Python that open the arrays with zarr and with xarray.
+    centres : CentresReport, optional
+        The centres that the kernel itself draws; None where it draws none.
+    choose_by : str, optional
+        What the training images choose a system by, where the workflow says it.
+    lost_driver : str, optional
+        A driver that did not give the run back and is silent, "host:pid"; None where there is none.
+    silent_seconds : float, optional
+        Since it was last heard of, by the clocks of the store and of this machine.
     """
 
     path: str

@@ -114,10 +114,14 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
 
     Parameters
     ----------
-    config : the workflow.
-    view : shows the progress.
-    stop : set it to let tiles in flight finish, then `Interrupted` is raised.
-    verify : read every finished chunk and compare its checksums first.
+    config : RunConfig
+        The workflow.
+    view : View
+        Shows the progress.
+    stop : Event
+        Set it to let tiles in flight finish, then `Interrupted` is raised.
+    verify : bool
+        Read every finished chunk and compare its checksums first.
 
     Raises
     ------
@@ -152,10 +156,14 @@ def begin_elsewhere(
 
     Parameters
     ----------
-    config : the workflow.
-    view : shows the progress.
-    memory : of the future workers; tiles that do not fit are refused. None where it is not known yet.
-    loaded : the workflow with its data; None loads them.
+    config : RunConfig
+        The workflow.
+    view : View
+        Shows the progress.
+    memory : WorkerMemory or None
+        Of the future workers; tiles that do not fit are refused. None where it is not known yet.
+    loaded : Loaded, optional
+        The workflow with its data; None loads them.
 
     Raises
     ------
@@ -192,8 +200,10 @@ def is_done(run: RunDirectory, view: View, *, verify: bool = False) -> bool:
 
     Parameters
     ----------
-    view : as in `start`.
-    verify : read every finished chunk and compare its checksums, also where it is clear that something is left to do.
+    view : View
+        As in `start`.
+    verify : bool
+        Read every finished chunk and compare its checksums, also where it is clear that something is left to do.
     """
     if not verify and not _may_be_done(run, run.workflow()):
         return False
@@ -217,12 +227,17 @@ def resume(
 
     Parameters
     ----------
-    path : of the run directory.
-    view, stop, verify : as in `start`.
-    cluster : where to run from now on; None means the last cluster of the run, if this user wrote its settings.
-    trust : accept the cluster settings in the directory, and the code that it names, even if another user wrote them.
-    told : the digest of the cluster settings that the submitter gave to this driver; None where a user started the
-        driver. A submitted driver also obeys requests to stop that were made before it began.
+    path : str, Path, or StorePath
+        Of the run directory.
+    view, stop, verify
+        As in `start`.
+    cluster : ClusterConfig, optional
+        Where to run from now on; None means the last cluster of the run, if this user wrote its settings.
+    trust : bool
+        Accept the cluster settings in the directory, and the code that it names, even if another user wrote them.
+    told : str, optional
+        The digest of the cluster settings that the submitter gave to this driver; None where a user started the driver.
+        A submitted driver also obeys requests to stop that were made before it began.
 
     Raises
     ------

@@ -46,10 +46,14 @@ class Starter:
 
     Attributes
     ----------
-    text : of the file, TOML with comments.
-    config : the same, read.
-    contents : the chosen images.
-    notes : remarks on the reading of the data.
+    text : str
+        Of the file, TOML with comments.
+    config : RunConfig
+        The same, read.
+    contents : Contents
+        The chosen images.
+    notes : tuple of str
+        Remarks on the reading of the data.
     """
 
     text: str
@@ -63,8 +67,10 @@ def make_starter(data: str, given: Mapping[str, Any] | None = None) -> Starter:
 
     Parameters
     ----------
-    data : a file or folder, or the name of one of scikit-learn's tables.
-    given : further keys of ``[data]``, such as ``resize``; they win over what was recognised.
+    data : str
+        A file or folder, or the name of one of scikit-learn's tables.
+    given : mapping of str to object, optional
+        Further keys of ``[data]``, such as ``resize``; they win over what was recognised.
 
     Raises
     ------

@@ -73,9 +73,12 @@ class WantedStage:
 
     Attributes
     ----------
-    phase : `KERNEL`, `SOLVE` or `INFERENCE`.
-    kind : of the stages.
-    jobs : of all systems.
+    phase : str
+        `KERNEL`, `SOLVE` or `INFERENCE`.
+    kind : str
+        Of the stages.
+    jobs : Jobs
+        Of all systems.
     """
 
     phase: str
@@ -89,10 +92,14 @@ class Wanted:
 
     Attributes
     ----------
-    kernel : tiles of the kernel matrices, and the draw of centres where the kernel itself draws them.
-    selections : choices of a ridge.
-    solves : systems; none of a read-out whose ridge is not chosen yet.
-    run_products : products that belong to no system.
+    kernel : Jobs
+        Tiles of the kernel matrices, and the draw of centres where the kernel itself draws them.
+    selections : tuple of Json
+        Choices of a ridge.
+    solves : tuple of WantedSolve
+        Systems; none of a read-out whose ridge is not chosen yet.
+    run_products : tuple of Product
+        Products that belong to no system.
     """
 
     kernel: Jobs

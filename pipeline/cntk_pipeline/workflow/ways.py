@@ -25,13 +25,18 @@ class Way:
 
     Attributes
     ----------
-    name : "factored" keeps the whole kernel and its Cholesky factors; "stored" keeps the kernel, for `PASSES` passes
-        of conjugate gradients; "recomputed" keeps ``kernel_bytes`` of it, or its diagonal tiles, and computes the rest
-        in each pass; "centres" is another regression, on `CENTRES` training images, or those of the workflow.
-    seconds : on all slots, the kernel included.
-    written_bytes : that stay on disk.
-    fits : whether the disk has so much room; True where that is not known.
-    is_asked : whether it is the way of the workflow itself.
+    name : {"factored", "stored", "recomputed", "centres"}
+        "factored" keeps the whole kernel and its Cholesky factors; "stored" keeps the kernel, for `PASSES` passes of
+        conjugate gradients; "recomputed" keeps ``kernel_bytes`` of it, or its diagonal tiles, and computes the rest in
+        each pass; "centres" is another regression, on `CENTRES` training images, or those of the workflow.
+    seconds : float
+        On all slots, the kernel included.
+    written_bytes : int
+        That stay on disk.
+    fits : bool
+        Whether the disk has so much room; True where that is not known.
+    is_asked : bool
+        Whether it is the way of the workflow itself.
     """
 
     name: Name
@@ -57,10 +62,14 @@ def compare_ways(
 
     Parameters
     ----------
-    train : number of training images.
-    allows : tells whether the rest of the workflow allows another ``[solve]``; ways that it refuses are left out.
-    cost : evaluates seconds and bytes of a run with another ``[solve]``.
-    free_bytes : of the disk; None where no limit is known.
+    train : int
+        Number of training images.
+    allows : callable
+        Tells whether the rest of the workflow allows another ``[solve]``; ways that it refuses are left out.
+    cost : callable
+        Evaluates seconds and bytes of a run with another ``[solve]``.
+    free_bytes : int or None
+        Of the disk; None where no limit is known.
     """
     shared = solve.model_dump(exclude=set(solve.options))
     iterated: dict[str, object] = solve.options if solve.solver == "cg" else {}

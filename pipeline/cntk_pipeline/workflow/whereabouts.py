@@ -15,11 +15,16 @@ class Whereabouts:
 
     Attributes
     ----------
-    submission : the last one, or None.
-    state : its state in the cluster: "queued", "running", "gone", or "unknown" where this host cannot ask the cluster.
-    words, timing : further information of the cluster, for people; see `JobStatus`.
-    ending : how the last submitted driver ended, or None.
-    stop_requested : whether it was asked to drain.
+    submission : Submission or None
+        The last one, or None.
+    state : {"queued", "running", "gone", "unknown"}
+        Its state in the cluster: "queued", "running", "gone", or "unknown" where this host cannot ask the cluster.
+    words, timing : str
+        Further information of the cluster, for people; see `JobStatus`.
+    ending : Ending or None
+        How the last submitted driver ended, or None.
+    stop_requested : bool
+        Whether it was asked to drain.
     """
 
     submission: Submission | None

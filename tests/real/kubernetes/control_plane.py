@@ -50,9 +50,12 @@ class PrivateKubernetes:
 
     Attributes
     ----------
-    folder : with ``log``, what each pod and each part of the cluster prints, and ``claims``, its volumes by claim.
-    api : its API server, asked as its administrator.
-    server, authority : where that is, and the file that certifies it.
+    folder : Path
+        With ``log``, what each pod and each part of the cluster prints, and ``claims``, its volumes by claim.
+    api : Api
+        Its API server, asked as its administrator.
+    server, authority
+        Where that is, and the file that certifies it.
     """
 
     folder: Path

@@ -141,8 +141,9 @@ class Kubelet:
 
     Parameters
     ----------
-    settings : server, authority and token of the API server; folder, for volumes and logs; compiled, for what numba
-        compiles; bridge and network ("10.79.0"), whose address .1 the API server has.
+    settings : mapping of str to str
+        Server, authority and token of the API server; folder, for volumes and logs; compiled, for what numba compiles;
+        bridge and network ("10.79.0"), whose address .1 the API server has.
     """
 
     def __init__(self, settings: dict[str, str]) -> None:

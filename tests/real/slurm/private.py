@@ -18,8 +18,10 @@ class PrivateSlurm:
 
     Attributes
     ----------
-    folder : of its configuration, state and logs.
-    hosts : whether each node has a network of its own, n1 and n2 at 10.78.0.1 and .2, which can be cut.
+    folder : Path
+        Of its configuration, state and logs.
+    hosts : bool
+        Whether each node has a network of its own, n1 and n2 at 10.78.0.1 and .2, which can be cut.
     """
 
     folder: Path

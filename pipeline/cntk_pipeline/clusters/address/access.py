@@ -71,7 +71,8 @@ def require_encrypted(address: str, config: ClusterConfig) -> tuple[str, ...]:
 
     Returns
     -------
-    warnings : of a plain connection over the loopback.
+    warnings
+        Of a plain connection over the loopback.
 
     Raises
     ------
@@ -96,8 +97,10 @@ def client_security(address: str, config: ClusterConfig) -> tuple[Security | Non
 
     Returns
     -------
-    security : None where the address is not encrypted.
-    warnings : of a key that others can read.
+    security : Security or None
+        None where the address is not encrypted.
+    warnings : tuple of str
+        Of a key that others can read.
 
     Raises
     ------
@@ -142,7 +145,8 @@ def _require_readable(paths: dict[str, Path]) -> None:
 
     Parameters
     ----------
-    paths : the files, by the keys that name them.
+    paths : mapping of str to Path
+        The files, by the keys that name them.
 
     Raises
     ------

@@ -9,11 +9,16 @@ class AddressOptions(ClusterOptions):
 
     Attributes
     ----------
-    address : the address of the scheduler; give it or ``scheduler_file``.
-    scheduler_file : the file in which the scheduler wrote its address.
-    tls_ca_file : a PEM file of the authority that signed the scheduler's certificate.
-    tls_cert : a PEM file of a client's certificate.
-    tls_key : a PEM file of that certificate's key.
+    address : str, optional
+        The address of the scheduler; give it or ``scheduler_file``.
+    scheduler_file : str, optional
+        The file in which the scheduler wrote its address.
+    tls_ca_file : str, optional
+        A PEM file of the authority that signed the scheduler's certificate.
+    tls_cert : str, optional
+        A PEM file of a client's certificate.
+    tls_key : str, optional
+        A PEM file of that certificate's key.
     """
 
     address: Address | None = None

@@ -31,9 +31,12 @@ class Certificates:
 
     Attributes
     ----------
-    authority : certificate of the authority that signed ``certificate``.
-    certificate : shown by each process.
-    key : its private key.
+    authority : Path
+        Certificate of the authority that signed ``certificate``.
+    certificate : Path
+        Shown by each process.
+    key : Path
+        Its private key.
     """
 
     authority: Path

@@ -51,14 +51,21 @@ class ExecutorTraits:
 
     Attributes
     ----------
-    label : one line for people.
-    patience_seconds : time that it may be without workers; infinite where they come and go by themselves.
-    warnings : see `Executor`.
-    scaling : changes the number of workers, where the package can.
-    dashboard : the address of Dask's dashboard as this machine reaches it; "" where only the scheduler knows.
-    scheduler_end : returns how the scheduler ended, as soon as that is known; Dask's client goes on to look for it for
-        more than a minute. Empty while it runs, and where only Dask would know.
-    drain_seconds : see `Executor`.
+    label : str
+        One line for people.
+    patience_seconds : float
+        Time that it may be without workers; infinite where they come and go by themselves.
+    warnings : tuple of str
+        See `Executor`.
+    scaling : Scaling, optional
+        Changes the number of workers, where the package can.
+    dashboard : str
+        The address of Dask's dashboard as this machine reaches it; "" where only the scheduler knows.
+    scheduler_end : callable
+        Returns how the scheduler ended, as soon as that is known; Dask's client goes on to look for it for more than a
+        minute. Empty while it runs, and where only Dask would know.
+    drain_seconds : float
+        See `Executor`.
     """
 
     label: str
@@ -100,10 +107,14 @@ class DaskExecutor(Executor):
 
     Parameters
     ----------
-    client : of the cluster.
-    traits : of the cluster.
-    preparation : name of the preparation of its workers, and of the topic under which they send results.
-    page : the address of the page of progress on the scheduler; "" where there is none.
+    client : Client
+        Of the cluster.
+    traits : ExecutorTraits
+        Of the cluster.
+    preparation : str
+        Name of the preparation of its workers, and of the topic under which they send results.
+    page : str
+        The address of the page of progress on the scheduler; "" where there is none.
     """
 
     def __init__(self, client: distributed.Client, traits: ExecutorTraits, preparation: str, page: str = "") -> None:

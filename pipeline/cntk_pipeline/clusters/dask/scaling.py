@@ -36,10 +36,14 @@ class Scaling:
 
     Parameters
     ----------
-    cluster : the cluster to scale; it has ``minimum`` workers.
-    minimum, maximum : numbers of workers.
-    threads : calls that a worker runs at once.
-    clock : in seconds.
+    cluster : Scalable
+        The cluster to scale; it has ``minimum`` workers.
+    minimum, maximum : int
+        Numbers of workers.
+    threads : int
+        Calls that a worker runs at once.
+    clock : callable
+        In seconds.
     """
 
     def __init__(
@@ -70,8 +74,10 @@ class Scaling:
 
         Parameters
         ----------
-        calls : number of calls in flight.
-        loads : number of calls of each present worker, by its name.
+        calls : int
+            Number of calls in flight.
+        loads : mapping of str to int
+            Number of calls of each present worker, by its name.
         """
         wanted = (
             self._maximum if self._holds else min(max(math.ceil(calls / self._threads), self._minimum), self._maximum)

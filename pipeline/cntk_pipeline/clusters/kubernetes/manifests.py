@@ -64,8 +64,10 @@ class Owner:
 
     Attributes
     ----------
-    pod, uid : of the pod.
-    job : its name.
+    pod, uid : str
+        Of the pod.
+    job : str
+        Its name.
     """
 
     pod: str

@@ -11,13 +11,19 @@ class KubernetesOptions(ClusterOptions):
 
     Attributes
     ----------
-    image : the image of the containers.
-    namespace : the namespace of all objects; by default kubectl's own.
-    volume_claim : the claim that holds the run directory; leave it out where that is in a bucket.
-    service_account : the service account of the driver, with its permissions.
-    secret : a Secret whose entries all pods have as environment variables, such as the credentials of a bucket;
+    image : str, optional
+        The image of the containers.
+    namespace : str, optional
+        The namespace of all objects; by default kubectl's own.
+    volume_claim : str, optional
+        The claim that holds the run directory; leave it out where that is in a bucket.
+    service_account : str
+        The service account of the driver, with its permissions.
+    secret : str
+        A Secret whose entries all pods have as environment variables, such as the credentials of a bucket;
         deploy/kubernetes has both.
-    address : the address of a port that is forwarded to the scheduler, for a driver that runs outside.
+    address : str, optional
+        The address of a port that is forwarded to the scheduler, for a driver that runs outside.
     """
 
     image: str | None = None

@@ -100,9 +100,12 @@ def worker_options(config: ClusterConfig, limit: int, logs: Path) -> list[list[s
 
     Parameters
     ----------
-    config : the ``[cluster]`` table.
-    limit : memory of the worker, in bytes.
-    logs : folder for the output of the job, which all nodes see: SLURM ends a job without a word whose output it cannot
+    config : ClusterConfig
+        The ``[cluster]`` table.
+    limit : int
+        Memory of the worker, in bytes.
+    logs : Path
+        Folder for the output of the job, which all nodes see: SLURM ends a job without a word whose output it cannot
         open on the job's node.
     """
     asked = SlurmOptions.of(config)

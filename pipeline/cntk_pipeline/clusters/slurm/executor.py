@@ -119,8 +119,10 @@ def allocation_shares(config: ClusterConfig, environment: Mapping[str, str], nod
 
     Parameters
     ----------
-    environment : the variables of a batch job.
-    nodes : names of the allocated nodes.
+    environment : mapping of str to str
+        The variables of a batch job.
+    nodes : list of str
+        Names of the allocated nodes.
 
     Raises
     ------
@@ -227,8 +229,10 @@ def worker_memory(config: ClusterConfig, environment: Mapping[str, str], fullest
 
     Parameters
     ----------
-    environment : the variables of a batch job.
-    fullest : number of workers of the node that has most.
+    environment : mapping of str to str
+        The variables of a batch job.
+    fullest : int
+        Number of workers of the node that has most.
     """
     if config.memory_limit != "auto":
         return config.memory_limit

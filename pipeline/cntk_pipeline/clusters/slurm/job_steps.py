@@ -28,10 +28,14 @@ class WorkerSteps:
 
     Parameters
     ----------
-    shares : nodes and their workers.
-    command : of one worker.
-    environment : of the workers.
-    cards : whether each worker has a graphics card of its own.
+    shares : list of NodeShare
+        Nodes and their workers.
+    command : list of str
+        Of one worker.
+    environment : mapping of str to str
+        Of the workers.
+    cards : bool
+        Whether each worker has a graphics card of its own.
     """
 
     def __init__(

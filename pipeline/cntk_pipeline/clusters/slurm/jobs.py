@@ -118,10 +118,14 @@ def job_of_worker(config: ClusterConfig, limit: int, folder: Path, certificates:
 
     Parameters
     ----------
-    config : the ``[cluster]`` table, as `require_jobs_of_workers` takes it: its texts are one line each.
-    limit : memory of the worker, in bytes.
-    folder : for the output of the jobs; all nodes see it.
-    certificates : of the cluster; None without encryption.
+    config : ClusterConfig
+        The ``[cluster]`` table, as `require_jobs_of_workers` takes it: its texts are one line each.
+    limit : int
+        Memory of the worker, in bytes.
+    folder : Path
+        For the output of the jobs; all nodes see it.
+    certificates : Certificates or None
+        Of the cluster; None without encryption.
     """
     options = SlurmOptions.of(config)
     python = options.python or sys.executable

@@ -15,17 +15,26 @@ class SlurmOptions(ClusterOptions):
 
     Attributes
     ----------
-    partition : the partition of a job.
-    account : the account that a job is charged to.
-    time_limit : the time limit of a job, as SLURM writes it ("1-00:00:00").
-    batch_options : further lines of the batch job, each an option as sbatch takes it ("--constraint=avx512").
-    setup : shell lines that run first in the batch job ("module load python").
-    drain_seconds : time before the time limit in which tiles in flight finish and no further tile is begun; its last
-        minute, or its last half, is for what follows: workers are given back, and the next job is asked for.
-    resubmit : continue a job that met its time limit in a next job, until the run is complete.
-    interface : the network interface by which nodes reach one another ("ib0").
-    python : the Python on the nodes that has this package; by default the path of this one. ``~`` is the home of
-        this user on this machine.
+    partition : str, optional
+        The partition of a job.
+    account : str, optional
+        The account that a job is charged to.
+    time_limit : str, optional
+        The time limit of a job, as SLURM writes it ("1-00:00:00").
+    batch_options : list of str
+        Further lines of the batch job, each an option as sbatch takes it ("--constraint=avx512").
+    setup : list of str
+        Shell lines that run first in the batch job ("module load python").
+    drain_seconds : float
+        Time before the time limit in which tiles in flight finish and no further tile is begun; its last minute, or its
+        last half, is for what follows: workers are given back, and the next job is asked for.
+    resubmit : bool
+        Continue a job that met its time limit in a next job, until the run is complete.
+    interface : str, optional
+        The network interface by which nodes reach one another ("ib0").
+    python : str, optional
+        The Python on the nodes that has this package; by default the path of this one. ``~`` is the home of this user
+        on this machine.
     """
 
     partition: str | None = None

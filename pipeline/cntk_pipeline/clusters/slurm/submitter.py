@@ -136,10 +136,14 @@ def script(directory: str, logs: Path, config: RunConfig, told: str) -> str:
 
     Parameters
     ----------
-    directory : of the run, valid for a job on any node.
-    logs : folder for the output of the job.
-    config : its workflow.
-    told : the digest of the settings that its driver may follow.
+    directory : str
+        Of the run, valid for a job on any node.
+    logs : Path
+        Folder for the output of the job.
+    config : RunConfig
+        Its workflow.
+    told : str
+        The digest of the settings that its driver may follow.
 
     Raises
     ------

@@ -78,11 +78,16 @@ def wait_for_workers(
 
     Parameters
     ----------
-    client : of the cluster.
-    count : the number of workers to wait for.
-    given_up : tells that no worker will come any more.
-    stop : set to end the wait.
-    lost : the message where there is no worker at the end.
+    client : Client
+        Of the cluster.
+    count : int
+        The number of workers to wait for.
+    given_up : callable
+        Tells that no worker will come any more.
+    stop : Event or None
+        Set to end the wait.
+    lost : str
+        The message where there is no worker at the end.
 
     Raises
     ------

@@ -25,13 +25,17 @@ def look(token: str, content: str, hosts: Sequence[str]) -> dict[str, Any]:
 
     Parameters
     ----------
-    token : place of a file that the submitter has just written.
-    content : of this file.
-    hosts : of the cluster.
+    token : str
+        Place of a file that the submitter has just written.
+    content : str
+        Of this file.
+    hosts : sequence of str
+        Of the cluster.
 
     Returns
     -------
-    found : version of this package; ``problem`` with the file, or empty; ``away``, hosts without a log-in from here.
+    found : mapping of str to object
+        Version of this package; ``problem`` with the file, or empty; ``away``, hosts without a log-in from here.
     """
     away = asyncio.run(_away(hosts))
     return {"version": importlib.metadata.version("cntk-pipeline"), "problem": _problem(token, content), "away": away}

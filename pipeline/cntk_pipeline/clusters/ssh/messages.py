@@ -25,15 +25,24 @@ class Order:
 
     Attributes
     ----------
-    settings : Dask's configuration.
-    pem : authority, certificate and key as PEM text; empty for a cluster without encryption.
-    name : of the host for the driver; its workers' names begin with it.
-    interface : network interface by which the hosts reach one another; None is the interface of the ssh connection.
-    dashboard : address of the scheduler's dashboard.
-    scheduler : address to join with workers; None asks for the scheduler.
-    workers : number of workers; None is one for every ``threads`` cores.
-    threads, memory_limit : of each worker.
-    gpus : number of the host's graphics cards, of which each worker has one; None where workers need none.
+    settings : mapping of str to object
+        Dask's configuration.
+    pem : tuple of str
+        Authority, certificate and key as PEM text; empty for a cluster without encryption.
+    name : str
+        Of the host for the driver; its workers' names begin with it.
+    interface : str or None
+        Network interface by which the hosts reach one another; None is the interface of the ssh connection.
+    dashboard : str
+        Address of the scheduler's dashboard.
+    scheduler : str or None
+        Address to join with workers; None asks for the scheduler.
+    workers : int or None
+        Number of workers; None is one for every ``threads`` cores.
+    threads, memory_limit
+        Of each worker.
+    gpus : int, optional
+        Number of the host's graphics cards, of which each worker has one; None where workers need none.
     """
 
     settings: dict[str, Any]
@@ -76,8 +85,10 @@ class Announcement:
 
     Attributes
     ----------
-    address : of the scheduler, or of the workers.
-    workers : number of workers.
+    address : str
+        Of the scheduler, or of the workers.
+    workers : int
+        Number of workers.
     """
 
     address: str

@@ -14,10 +14,13 @@ class SshOptions(ClusterOptions):
 
     Attributes
     ----------
-    hosts : the hosts of the workers; the first one runs the scheduler.
-    interface : the network interface by which hosts reach one another ("ib0").
-    python : the Python on the hosts that has this package; by default the path of this one. ``~`` is the home of
-        this user on this machine.
+    hosts : list of str
+        The hosts of the workers; the first one runs the scheduler.
+    interface : str, optional
+        The network interface by which hosts reach one another ("ib0").
+    python : str, optional
+        The Python on the hosts that has this package; by default the path of this one. ``~`` is the home of this user
+        on this machine.
     """
 
     hosts: list[str] = Field(default=[])

@@ -31,9 +31,12 @@ class Remote:
 
     Attributes
     ----------
-    announced : its announcement; None while it runs nothing.
-    problem : why it runs nothing.
-    said : the last lines of its standard error.
+    announced : Announcement, optional
+        Its announcement; None while it runs nothing.
+    problem : str
+        Why it runs nothing.
+    said : deque of str
+        The last lines of its standard error.
     """
 
     host: Host
@@ -52,7 +55,8 @@ class Remotes:
 
     Parameters
     ----------
-    python : the Python with this package, on all hosts.
+    python : str
+        The Python with this package, on all hosts.
     """
 
     def __init__(self, python: str) -> None:

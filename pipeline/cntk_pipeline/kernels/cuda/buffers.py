@@ -47,7 +47,8 @@ def band_size(program: Program, layout: Layout, rows: int, cols: int) -> int:
 
     Parameters
     ----------
-    rows, cols : images of the tile, of which a launch has at most `launch_size` on each side.
+    rows, cols : int
+        Images of the tile, of which a launch has at most `launch_size` on each side.
     """
     size = launch_size(program, layout)
     least_pairs = feeding_pairs(layout) // (1 if layout.tensor_size else BANDS)

@@ -23,8 +23,10 @@ def count_pair_seconds(program: Program, dtype: np.dtype, architecture: str) -> 
 
     Parameters
     ----------
-    dtype : of planes.
-    architecture : as ``sm_90``.
+    dtype : dtype
+        Of planes.
+    architecture : str
+        As ``sm_90``.
     """
     seconds = LEAST_SECONDS.get(architecture, LEAST_SECONDS[OTHERWISE])[dtype == np.float64]
     return REAL * program.plane_entries * seconds

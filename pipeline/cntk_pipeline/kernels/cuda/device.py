@@ -48,7 +48,8 @@ def compile_cubin(source: str, architecture: str) -> Any:
 
     Parameters
     ----------
-    architecture : as ``sm_90``.
+    architecture : str
+        As ``sm_90``.
 
     Returns
     -------
@@ -74,9 +75,12 @@ class Flight:
 
     Attributes
     ----------
-    slot : its own until it is finished.
-    done : event behind the last of its copies.
-    values : (pairs, readouts) float64 in pinned memory, to be read behind ``done``.
+    slot : Slot
+        Its own until it is finished.
+    done : object
+        Event behind the last of its copies.
+    values : array
+        (pairs, readouts) float64 in pinned memory, to be read behind ``done``.
     """
 
     slot: Slot
@@ -91,7 +95,8 @@ class DeviceLauncher:
 
     Parameters
     ----------
-    architecture : that the run is computed by; the device must be of it.
+    architecture : str
+        That the run is computed by; the device must be of it.
 
     Raises
     ------

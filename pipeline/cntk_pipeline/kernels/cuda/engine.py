@@ -31,8 +31,9 @@ class CudaOptions(Section):
 
     Attributes
     ----------
-    architecture : of the devices, since it decides the last digits: ``sm_80`` is A100, ``sm_89`` L4, ``sm_90`` H100
-        and H200, ``sm_100`` B200. Workers with another one are refused.
+    architecture : str
+        Of the devices, since it decides the last digits: ``sm_80`` is A100, ``sm_89`` L4, ``sm_90`` H100 and H200,
+        ``sm_100`` B200. Workers with another one are refused.
     """
 
     architecture: str = Field(default="sm_90", pattern=r"^sm_[1-9]\d{1,2}$")

@@ -35,13 +35,17 @@ class Launcher(Protocol):
 
         Parameters
         ----------
-        left, right : images; not written afterwards, since what was copied once is not copied again.
-        pairs : ``(n, 3)`` int32, left image, right image, how much they are the same; not written either.
-        wait : until there is room for another launch, which other threads may have.
+        left, right : Packed
+            Images; not written afterwards, since what was copied once is not copied again.
+        pairs : array
+            ``(n, 3)`` int32, left image, right image, how much they are the same; not written either.
+        wait : bool
+            Until there is room for another launch, which other threads may have.
 
         Returns
         -------
-        What `finish` takes; None where there is no room, and no wait is asked for.
+        object
+            What `finish` takes; None where there is no room, and no wait is asked for.
         """
         ...
 
@@ -73,12 +77,18 @@ class Launch:
 
     Attributes
     ----------
-    rows, cols : the part of the tile, or of the pairs of a diagonal.
-    wanted : (rows, cols) bool, the pairs; None for those of a diagonal.
-    images : left and right ones.
-    packed : the same for the device.
-    pairs : (n, 3) int32, as of `Launcher.start`.
-    near : numbers of the pairs that are too near for the planes' dtype.
+    rows, cols : slice
+        The part of the tile, or of the pairs of a diagonal.
+    wanted : bool array, (rows, cols) or None
+        The pairs; None for those of a diagonal.
+    images : (array, array)
+        Left and right ones.
+    packed : (Packed, Packed)
+        The same for the device.
+    pairs : int32 array, (n, 3)
+        As of `Launcher.start`.
+    near : array
+        Numbers of the pairs that are too near for the planes' dtype.
     """
 
     rows: slice
@@ -95,12 +105,15 @@ class CudaEvaluator(CpuEvaluator):
 
     Parameters
     ----------
-    program, dtype, flips : as of `CpuEvaluator`.
-    launcher : of the program's kernel.
+    program, dtype, flips
+        As of `CpuEvaluator`.
+    launcher : Launcher
+        Of the program's kernel.
 
     Attributes
     ----------
-    launcher : shared with other evaluators.
+    launcher : Launcher
+        Shared with other evaluators.
 
     Raises
     ------
@@ -134,9 +147,12 @@ class CudaEvaluator(CpuEvaluator):
 
         Parameters
         ----------
-        x, z : ``(n, C, H, W)``, of `planar`.
-        symmetric : of pairs on and below the diagonal alone.
-        one_sample : images of one number are one sample.
+        x, z : array
+            ``(n, C, H, W)``, of `planar`.
+        symmetric : bool
+            Of pairs on and below the diagonal alone.
+        one_sample : bool
+            Images of one number are one sample.
         """
         x_keys, z_keys = _number_contents(x, z)
         layout, kept = self.launcher.layout, dict[int, _Left]()

@@ -68,14 +68,18 @@ class Lines:
 
     Parameters
     ----------
-    dtype : of the numbers.
-    table : the name of a table for numbers of float64. An instruction takes the upper half of such a number alone, or
-        all of it from memory for constants; else two more instructions would build it up each time.
+    dtype : dtype
+        Of the numbers.
+    table : str
+        The name of a table for numbers of float64. An instruction takes the upper half of such a number alone, or all
+        of it from memory for constants; else two more instructions would build it up each time.
 
     Attributes
     ----------
-    text : one line an operation.
-    listed : the numbers of the table, with their places.
+    text : list of str
+        One line an operation.
+    listed : mapping of float to int
+        The numbers of the table, with their places.
     """
 
     def __init__(self, dtype: np.dtype, table: str) -> None:
@@ -167,8 +171,10 @@ def print_dual(function: type[ClosedForm], name: str, dtype: np.dtype) -> str:
 
     Parameters
     ----------
-    name : of the struct.
-    dtype : of planes.
+    name : str
+        Of the struct.
+    dtype : dtype
+        Of planes.
     """
     table = f"numbers_of_{name}"
     lines, count = Lines(dtype, table), function.statistic_count

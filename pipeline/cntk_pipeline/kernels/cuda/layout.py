@@ -19,8 +19,10 @@ class Place:
 
     Attributes
     ----------
-    left, right : numbers from an image's first, of left images and of right ones, whose rows are there twice.
-    known : where the CPU's preparation has them.
+    left, right : int
+        Numbers from an image's first, of left images and of right ones, whose rows are there twice.
+    known : Statistics
+        Where the CPU's preparation has them.
     """
 
     left: int
@@ -42,13 +44,20 @@ class Layout:
 
     Attributes
     ----------
-    dtype : of planes.
-    warps : of a block.
-    pair_lanes : threads of a pair: a power of two up to 128, or all of a block.
-    slots : sums of a pair, S and T of each.
-    statistics : by the number of the operation.
-    left_size, right_size : statistics of a left and of a right image.
-    tensors : by their slot; tensor_size : numbers of all tensors of a pair.
+    dtype : dtype
+        Of planes.
+    warps : int
+        Of a block.
+    pair_lanes : int
+        Threads of a pair: a power of two up to 128, or all of a block.
+    slots : int
+        Sums of a pair, S and T of each.
+    statistics : mapping of int to Place
+        By the number of the operation.
+    left_size, right_size : int
+        Statistics of a left and of a right image.
+    tensors : mapping of int to TensorPlace
+        By their slot; tensor_size : numbers of all tensors of a pair.
     """
 
     dtype: np.dtype
@@ -97,7 +106,8 @@ def lay_out(program: Program, dtype: np.dtype, warps: int | None = None) -> Layo
 
     Parameters
     ----------
-    warps : of a block; without, as many as the registers of a multiprocessor hold.
+    warps : int, optional
+        Of a block; without, as many as the registers of a multiprocessor hold.
     """
     slots = 2 * program.sum_count
     chosen = choose_warps(program, dtype) if warps is None else warps

@@ -18,8 +18,10 @@ class Setting:
 
     Attributes
     ----------
-    program, layout, stage : theirs.
-    grids : the names of the stage's grids.
+    program, layout, stage
+        Theirs.
+    grids : mapping of Grid to str
+        The names of the stage's grids.
     """
 
     program: Program
@@ -38,7 +40,8 @@ def write_operation(setting: Setting, op: Operation, dual: str) -> tuple[str, ..
 
     Parameters
     ----------
-    dual : the name of the struct of its activation.
+    dual : str
+        The name of the struct of its activation.
     """
     return WRITERS[op.code](setting, op, dual)
 

@@ -17,8 +17,10 @@ class Packed:
 
     Attributes
     ----------
-    pixels : (n, C, H, W), of right images (n, C, 2 H, W).
-    statistics : (n, statistics), of right images (2, n, statistics).
+    pixels : array, (n, C, H, W)
+        Of right images (n, C, 2 H, W).
+    statistics : array, (n, statistics)
+        Of right images (2, n, statistics).
     """
 
     pixels: Array

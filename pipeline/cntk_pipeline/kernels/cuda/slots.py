@@ -34,11 +34,13 @@ class Slot:
 
     Parameters
     ----------
-    device : of cuda-core, and the current one of the thread.
+    device : object
+        Of cuda-core, and the current one of the thread.
 
     Attributes
     ----------
-    stream : carries out copies and launches in their order.
+    stream
+        Carries out copies and launches in their order.
     """
 
     def __init__(self, device: Any) -> None:
@@ -52,12 +54,15 @@ class Slot:
 
         Parameters
         ----------
-        name : of the argument that it is.
-        array : is not written after it was sent once.
+        name : str
+            Of the argument that it is.
+        array : array
+            Is not written after it was sent once.
 
         Returns
         -------
-        cuda.core.Buffer of at least its size.
+        object
+            Cuda.core.Buffer of at least its size.
         """
         sent = self._sent.get(name)
         if sent is None or sent() is not array:

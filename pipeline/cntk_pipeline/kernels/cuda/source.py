@@ -32,9 +32,12 @@ def write_source(program: Program, layout: Layout, device: str | None = None) ->
 
     Parameters
     ----------
-    program : one that `require_supported` lets pass.
-    layout : of its threads and of its memory.
-    device : the text that says what a lane is, in the place of ``device.cuh``.
+    program : Program
+        One that `require_supported` lets pass.
+    layout : Layout
+        Of its threads and of its memory.
+    device : str, optional
+        The text that says what a lane is, in the place of ``device.cuh``.
     """
     return _Writer(program, layout).write(read_text("device.cuh") if device is None else device)
 

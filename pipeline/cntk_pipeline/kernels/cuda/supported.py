@@ -32,7 +32,8 @@ def require_supported(program: Program, readouts: Sequence[tuple[Layer, str]], i
 
     Parameters
     ----------
-    readouts, input_shape : what the program was lowered from, to name the layer.
+    readouts, input_shape
+        What the program was lowered from, to name the layer.
 
     Raises
     ------

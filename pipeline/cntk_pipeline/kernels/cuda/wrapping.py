@@ -18,8 +18,10 @@ class Tiles:
 
     Attributes
     ----------
-    numbers : (tiles,) int64, the offset of rows times the width, plus the offset of columns; ascending.
-    marks : (operations, tiles) bool, the operations that one of the tile's planes needs.
+    numbers : int64 array, (tiles,)
+        The offset of rows times the width, plus the offset of columns; ascending.
+    marks : bool array, (operations, tiles)
+        The operations that one of the tile's planes needs.
     """
 
     numbers: Array
@@ -53,8 +55,10 @@ class Gathered:
 
     Attributes
     ----------
-    places : (size^2, terms) int64, wrapped offset times the size before the pooling, plus the position.
-    weights : (size^2, terms) float64; 0 where there are fewer terms.
+    places : int64 array, (size^2, terms)
+        Wrapped offset times the size before the pooling, plus the position.
+    weights : float64 array, (size^2, terms)
+        0 where there are fewer terms.
     """
 
     places: Array

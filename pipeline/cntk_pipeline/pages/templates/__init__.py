@@ -11,8 +11,10 @@ def render(name: str, **values: Any) -> str:
 
     Parameters
     ----------
-    name : of a file in this folder.
-    values : of the template's names; texts are escaped.
+    name : str
+        Of a file in this folder.
+    **values : object
+        Of the template's names; texts are escaped.
     """
     import jinja2
 

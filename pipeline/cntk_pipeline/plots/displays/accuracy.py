@@ -30,12 +30,18 @@ class Point:
 
     Attributes
     ----------
-    readout : its name.
-    depth : of its network; None where its name says none.
-    series : the name without the depth.
-    ridge, ridge_mode : of the system.
-    score : accuracy, or R2 of a regression.
-    squared_error : mean squared error of the predictive means.
+    readout : str
+        Its name.
+    depth : int or None
+        Of its network; None where its name says none.
+    series : str
+        The name without the depth.
+    ridge, ridge_mode
+        Of the system.
+    score : float
+        Accuracy, or R2 of a regression.
+    squared_error : float or None
+        Mean squared error of the predictive means.
     """
 
     readout: str
@@ -53,9 +59,12 @@ class Accuracy(Display):
 
     Attributes
     ----------
-    score : "accuracy" or "R2".
-    points : a score for each ridge of each read-out.
-    paper : the accuracies of Arora et al. 2019 of the same networks.
+    score : str
+        "accuracy" or "R2".
+    points : tuple of Point
+        A score for each ridge of each read-out.
+    paper : tuple of PaperPoint
+        The accuracies of Arora et al. 2019 of the same networks.
     """
 
     score: str

@@ -29,9 +29,12 @@ class ConfusionMatrix(Display):
 
     Attributes
     ----------
-    system : its name.
-    classes : names.
-    counts : (c, c) int64 array; a row a true class, a column a predicted class.
+    system : str
+        Its name.
+    classes : tuple of str
+        Names.
+    counts : int64 array, (c, c)
+        A row a true class, a column a predicted class.
     """
 
     system: str

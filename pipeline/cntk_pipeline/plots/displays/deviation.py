@@ -44,10 +44,14 @@ class Group:
 
     Attributes
     ----------
-    images : their number.
-    deviation : their mean posterior deviation.
-    score : share of right predictions; in a regression the root mean squared error.
-    low, high : interval of 95% of the share, by Wilson 1927; None in a regression.
+    images : int
+        Their number.
+    deviation : float
+        Their mean posterior deviation.
+    score : float
+        Share of right predictions; in a regression the root mean squared error.
+    low, high : float, optional
+        Interval of 95% of the share, by Wilson 1927; None in a regression.
     """
 
     images: int
@@ -70,10 +74,14 @@ class Target:
 
     Attributes
     ----------
-    name : of the target.
-    inside : shares of the test images whose error is within one and within two deviations of the function.
-    inside_with_noise : the same, where the ridge counts as the variance of noise in the targets.
-    deviations, errors : of some test images.
+    name : str
+        Of the target.
+    inside : (float, float)
+        Shares of the test images whose error is within one and within two deviations of the function.
+    inside_with_noise : (float, float)
+        The same, where the ridge counts as the variance of noise in the targets.
+    deviations, errors : array
+        Of some test images.
     """
 
     name: str
@@ -91,10 +99,14 @@ class Deviation(Display):
 
     Attributes
     ----------
-    system : its name.
-    unit : of the deviations and the errors of a regression.
-    groups : ten groups of the test images, the least deviation first.
-    targets : of a regression; none in a classification.
+    system : str
+        Its name.
+    unit : str
+        Of the deviations and the errors of a regression.
+    groups : tuple of Group
+        Ten groups of the test images, the least deviation first.
+    targets : tuple of Target
+        Of a regression; none in a classification.
     """
 
     system: str

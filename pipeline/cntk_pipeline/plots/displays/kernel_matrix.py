@@ -40,13 +40,20 @@ class KernelMatrix(Display):
 
     Attributes
     ----------
-    readout : its name.
-    groups : names of the classes; of a regression, of equal parts of the images by their first target.
-    order : of the images, in words.
-    rows : (m,) int64 array, the images of the picture.
-    row_groups : (m,) int64 array, their groups.
-    reading : the values.
-    images, train : number of training images in the tiles that were read, and of all.
+    readout : str
+        Its name.
+    groups : tuple of str
+        Names of the classes; of a regression, of equal parts of the images by their first target.
+    order : str
+        Of the images, in words.
+    rows : int64 array, (m,)
+        The images of the picture.
+    row_groups : int64 array, (m,)
+        Their groups.
+    reading : Reading
+        The values.
+    images, train : int
+        Number of training images in the tiles that were read, and of all.
     """
 
     readout: str
@@ -73,8 +80,9 @@ class KernelMatrix(Display):
 
         Parameters
         ----------
-        limit_bytes : largest number of bytes of tiles that are read. A larger kernel is shown by a sample: tiles among
-            evenly spaced blocks of the training images.
+        limit_bytes : int
+            Largest number of bytes of tiles that are read. A larger kernel is shown by a sample: tiles among evenly
+            spaced blocks of the training images.
         """
         require_whole_kernel(run)
         name = readout_of_kernel(run, readout)

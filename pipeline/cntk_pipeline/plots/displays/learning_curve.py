@@ -30,10 +30,14 @@ class Curve:
 
     Attributes
     ----------
-    system : its name.
-    sizes : numbers of training images.
-    errors : of the test images: 1 - accuracy, of a regression 1 - R2.
-    law : fitted to the errors between 0 and those of guessing; None where these are too few.
+    system : str
+        Its name.
+    sizes : tuple of int
+        Numbers of training images.
+    errors : tuple of float
+        Of the test images: 1 - accuracy, of a regression 1 - R2.
+    law : PowerLaw or None
+        Fitted to the errors between 0 and those of guessing; None where these are too few.
     """
 
     system: str
@@ -52,10 +56,14 @@ class LearningCurve(Display):
 
     Attributes
     ----------
-    error : "error", or "1 - R2" in a regression.
-    guess : the error without any training image: of the most frequent class, or of the mean target.
-    curves : one for each system.
-    counted : what the sizes of the curves count, in words: training images, or centres.
+    error : str
+        "error", or "1 - R2" in a regression.
+    guess : float
+        The error without any training image: of the most frequent class, or of the mean target.
+    curves : tuple of Curve
+        One for each system.
+    counted : str
+        What the sizes of the curves count, in words: training images, or centres.
     """
 
     error: str

@@ -31,9 +31,12 @@ class Neighbour:
 
     Attributes
     ----------
-    index : among the training images of the run.
-    class_name : its class.
-    correlation : of the kernel, K(x, y) / sqrt(K(x, x) K(y, y)).
+    index : int
+        Among the training images of the run.
+    class_name : str
+        Its class.
+    correlation : float
+        Of the kernel, K(x, y) / sqrt(K(x, x) K(y, y)).
     """
 
     index: int
@@ -47,10 +50,14 @@ class Mistake:
 
     Attributes
     ----------
-    index : among the test images of the run.
-    true, predicted : names of classes.
-    margin : the predictive mean of the predicted class minus that of the true class.
-    neighbours : the nearest training images, the nearest first.
+    index : int
+        Among the test images of the run.
+    true, predicted : str
+        Names of classes.
+    margin : float
+        The predictive mean of the predicted class minus that of the true class.
+    neighbours : tuple of Neighbour
+        The nearest training images, the nearest first.
     """
 
     index: int
@@ -66,9 +73,12 @@ class Mistakes(Display):
 
     Attributes
     ----------
-    system : its name.
-    wrong, test : numbers of wrong predictions and of test images.
-    mistakes : the most confident ones, by falling margin.
+    system : str
+        Its name.
+    wrong, test : int
+        Numbers of wrong predictions and of test images.
+    mistakes : tuple of Mistake
+        The most confident ones, by falling margin.
     samples : (mistakes, 1 + neighbours, ...) float64 array
         The test image and its neighbours, as the source of the run had them.
     """

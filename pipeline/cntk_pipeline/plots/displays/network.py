@@ -37,10 +37,14 @@ class LayerRow:
 
     Attributes
     ----------
-    layer : as text.
-    shape : of its output.
-    offsets : how many differences of positions it is computed at.
-    entries : numbers a pair of images costs; of graphs, operations on each pair of nodes.
+    layer : str
+        As text.
+    shape : str
+        Of its output.
+    offsets : int
+        How many differences of positions it is computed at.
+    entries : int
+        Numbers a pair of images costs; of graphs, operations on each pair of nodes.
     """
 
     layer: str
@@ -55,9 +59,12 @@ class Block:
 
     Attributes
     ----------
-    layers : as texts.
-    shape : of the output.
-    times : how often they are repeated.
+    layers : tuple of str
+        As texts.
+    shape : str
+        Of the output.
+    times : int
+        How often they are repeated.
     """
 
     layers: tuple[str, ...]
@@ -71,12 +78,18 @@ class Network(Display):
 
     Attributes
     ----------
-    readout : its name.
-    kind : "ntk" or "nngp".
-    layers : the input and the layers.
-    blocks : the same with repetitions counted.
-    entries : numbers that a pair of images costs; of graphs, operations on each pair of nodes.
-    of_graphs : whether the inputs are graphs, whose positions have no offsets.
+    readout : str
+        Its name.
+    kind : str
+        "ntk" or "nngp".
+    layers : tuple of LayerRow
+        The input and the layers.
+    blocks : tuple of Block
+        The same with repetitions counted.
+    entries : int
+        Numbers that a pair of images costs; of graphs, operations on each pair of nodes.
+    of_graphs : bool
+        Whether the inputs are graphs, whose positions have no offsets.
     """
 
     readout: str

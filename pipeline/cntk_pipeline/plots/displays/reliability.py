@@ -27,11 +27,16 @@ class Reliability(Display):
 
     Attributes
     ----------
-    system : its name.
-    counts : (bins,) int64 array of test images in a bin.
-    confidence, accuracy : (bins,) float64 arrays, means over a bin; NaN of an empty one.
-    error : the expected calibration error, a share.
-    negative_log_likelihood, brier_score : of the probabilities, as in `ProbabilityScores`.
+    system : str
+        Its name.
+    counts : array
+        (bins,) int64 array of test images in a bin.
+    confidence, accuracy : float64 array, (bins,)
+        Means over a bin; NaN of an empty one.
+    error : float
+        The expected calibration error, a share.
+    negative_log_likelihood, brier_score : float
+        Of the probabilities, as in `ProbabilityScores`.
     """
 
     system: str

@@ -34,11 +34,16 @@ class ReadoutPath:
 
     Attributes
     ----------
-    readout : its name.
-    ridges : rising, as the workflow gives them.
-    squared_errors : mean squared leave-one-out errors; None where the kernel is not positive definite with the ridge.
-    scores : accuracy or R2 of leave-one-out; None also where the data have none.
-    chosen : the ridge of the smallest error where the workflow leaves the choice to leave-one-out; otherwise None.
+    readout : str
+        Its name.
+    ridges : tuple of float
+        Rising, as the workflow gives them.
+    squared_errors : tuple of (float or None)
+        Mean squared leave-one-out errors; None where the kernel is not positive definite with the ridge.
+    scores : tuple of (float or None)
+        Accuracy or R2 of leave-one-out; None also where the data have none.
+    chosen : float or None
+        The ridge of the smallest error where the workflow leaves the choice to leave-one-out; otherwise None.
     """
 
     readout: str
@@ -54,9 +59,12 @@ class LeftOut:
 
     Attributes
     ----------
-    system : its name.
-    squared_error, score : of leave-one-out on the training images.
-    test_squared_error, test_score : of the test images; None where it is not solved yet, or their labels are not known.
+    system : str
+        Its name.
+    squared_error, score : float
+        Of leave-one-out on the training images.
+    test_squared_error, test_score : float or None
+        Of the test images; None where it is not solved yet, or their labels are not known.
     """
 
     system: str
@@ -72,10 +80,14 @@ class RidgePath(Display):
 
     Attributes
     ----------
-    score : "accuracy" or "R2".
-    ridge_mode : "relative" to trace(K)/n, or "absolute".
-    paths : of the read-outs with several ridges.
-    systems : all systems with leave-one-out.
+    score : str
+        "accuracy" or "R2".
+    ridge_mode : str
+        "relative" to trace(K)/n, or "absolute".
+    paths : tuple of ReadoutPath
+        Of the read-outs with several ridges.
+    systems : tuple of LeftOut
+        All systems with leave-one-out.
     """
 
     score: str

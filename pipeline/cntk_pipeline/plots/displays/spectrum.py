@@ -37,10 +37,14 @@ class Dimension:
 
     Attributes
     ----------
-    ridge : as the workflow gives it.
-    absolute_ridge : the number that is added to the diagonal.
-    low, high : bounds; equal where all eigenvalues are known.
-    chosen : whether leave-one-out has chosen the ridge.
+    ridge : float
+        As the workflow gives it.
+    absolute_ridge : float
+        The number that is added to the diagonal.
+    low, high : float
+        Bounds; equal where all eigenvalues are known.
+    chosen : bool
+        Whether leave-one-out has chosen the ridge.
     """
 
     ridge: float
@@ -56,13 +60,20 @@ class Spectrum(Display):
 
     Attributes
     ----------
-    readout : its name.
-    train : number of training images, and of eigenvalues.
-    positions : (k,) int64 array, from 1 for the largest to ``train``; all, or those at both ends.
-    eigenvalues : (k,) float64 array, falling.
-    residuals : (k,) float64 array; an eigenvalue of the kernel lies within this distance of each.
-    trace : sum of all eigenvalues.
-    dimensions : one for each ridge of the workflow.
+    readout : str
+        Its name.
+    train : int
+        Number of training images, and of eigenvalues.
+    positions : int64 array, (k,)
+        From 1 for the largest to ``train``; all, or those at both ends.
+    eigenvalues : float64 array, (k,)
+        Falling.
+    residuals : float64 array, (k,)
+        An eigenvalue of the kernel lies within this distance of each.
+    trace : float
+        Sum of all eigenvalues.
+    dimensions : tuple of Dimension
+        One for each ridge of the workflow.
     """
 
     readout: str
@@ -87,7 +98,8 @@ class Spectrum(Display):
 
         Parameters
         ----------
-        limit_bytes : largest number of bytes of tiles that are read.
+        limit_bytes : int
+            Largest number of bytes of tiles that are read.
         """
         require_whole_kernel(run)
         name, train = readout_of_kernel(run, readout), run.directory.train_cut.count

@@ -52,14 +52,22 @@ class Timeline(Display):
 
     Attributes
     ----------
-    started : when the first tile began, in UTC.
-    stages : kinds, in the order of their first tiles.
-    workers : "host-pid", in the order of their first tiles.
-    worker, stage : (tiles,) int64 arrays, positions in ``workers`` and in ``stages``.
-    begin, seconds : (tiles,) float64 arrays; begins count from the start, without pauses.
-    bytes : (tiles,) int64 array, written.
-    pauses : where time without any driver was left out: the second, and the seconds that were left out.
-    events : counts of retries, backups, quarantined tiles and lost workers, by name.
+    started : str
+        When the first tile began, in UTC.
+    stages : tuple of str
+        Kinds, in the order of their first tiles.
+    workers : tuple of str
+        "host-pid", in the order of their first tiles.
+    worker, stage : int64 array, (tiles,)
+        Positions in ``workers`` and in ``stages``.
+    begin, seconds : float64 array, (tiles,)
+        Begins count from the start, without pauses.
+    bytes : int64 array, (tiles,)
+        Written.
+    pauses : tuple of (float, float)
+        Where time without any driver was left out: the second, and the seconds that were left out.
+    events : mapping of str to int
+        Counts of retries, backups, quarantined tiles and lost workers, by name.
     """
 
     started: str

@@ -31,10 +31,14 @@ class Ensemble:
 
     Attributes
     ----------
-    network : its name.
-    times : of gradient flow with learning rate 1, rising; "inf" is the end.
-    scores : accuracy, or R2 of a regression, on the test images; None without labels, and of a single class.
-    variances : mean variance of the outputs for a test image, over random initial weights.
+    network : str
+        Its name.
+    times : tuple of str
+        Of gradient flow with learning rate 1, rising; "inf" is the end.
+    scores : tuple of (float or None)
+        Accuracy, or R2 of a regression, on the test images; None without labels, and of a single class.
+    variances : tuple of float
+        Mean variance of the outputs for a test image, over random initial weights.
     """
 
     network: str
@@ -49,8 +53,10 @@ class Training(Display):
 
     Attributes
     ----------
-    score : "accuracy" or "R2".
-    ensembles : one for each network.
+    score : str
+        "accuracy" or "R2".
+    ensembles : tuple of Ensemble
+        One for each network.
     """
 
     score: str
