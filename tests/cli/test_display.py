@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cntk_pipeline.cli import display
+from cntk_pipeline.cli import display, status
 from cntk_pipeline.cli.console import escape, printable
 from cntk_pipeline.cli.display import PLAIN_SECONDS, QUIET_SECONDS, RunView
 from cntk_pipeline.cli.status import show_state
 from cntk_pipeline.driver.driver import Progress
+from cntk_pipeline.inference import Shown
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.events import Event, emit
@@ -140,6 +141,18 @@ def test_a_status_names_the_chunks_and_records_that_are_gone(
     assert f"the record of {report.solves[1].readout}, ridge" in said
     assert "of the data set is gone" in said
     assert "incomplete: cntk resume" in said
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_system_stays_on_a_line_where_there_is_room(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    stream, system = io.StringIO(), "depth3-gap-ntk, ridge 0.01 (relative)"
+    screen = Console(file=stream, width=width)
+    monkeypatch.setattr(status, "out", screen)
+    columns = ("training images", "accuracy", "squared error", "absolute ridge")
+    rows = tuple((system, size, "49.66%", "0.07114", "0.0109") for size in ("1110", "2000"))
+    screen.print(status.inferred_table(Shown("learning curve", columns, rows)))
+    assert stream.getvalue().count(system) == (2 if width > 60 else 0)
+    assert max(map(len, stream.getvalue().splitlines())) <= width
 
 
 def test_a_terminal_shows_a_bar_for_each_stage_and_one_for_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:

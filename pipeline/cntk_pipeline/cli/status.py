@@ -89,6 +89,9 @@ def results_table(solves: "Sequence[SolveReport]") -> Table:
     return table
 
 
+NUMBER_WIDTH = 10
+"""Columns of the screen that a column of numbers takes, its gap included, where its heading is broken at its words."""
+
 SCREEN_ROWS = 12
 """Rows of a table that a run shows at its end; a longer one is named."""
 
@@ -106,16 +109,20 @@ def show_inferred(report: "RunReport", most_rows: int | None = None) -> None:
             out.print(f"\n[bold]{escape(table.title)}[/]: {len(table.rows)} rows, which `cntk inspect --all` shows")
         elif table.rows:
             out.print()
-            out.print(_table(table))
+            out.print(inferred_table(table))
 
 
-def _table(shown: Shown) -> Table:
+def inferred_table(shown: Shown) -> Table:
+    """Draw the results of one kind, a system a row."""
     table = Table(shown.first, *shown.columns, box=None, pad_edge=False, title=shown.title)
     table.title_justify, table.title_style = "left", "bold"
     for column in table.columns[1:]:
         column.justify = "right"
     for row in shown.rows:
         table.add_row(*map(escape, row))
+    # Where there is room, headings are broken between their words rather than the name of a system.
+    longest = max((len(row[0]) for row in shown.rows), default=0)
+    table.columns[0].no_wrap = longest + NUMBER_WIDTH * len(shown.columns) <= out.width
     return table
 
 
