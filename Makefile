@@ -90,7 +90,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build runs "$(MACHINE_CODE)"/*
+	rm -rf $(VENV) $(LOWEST) build runs
+	@if [ -L $(BESIDE) ]; then rm -rf "$(MACHINE_CODE)"/*; fi # otherwise it is of other checkouts
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -319,6 +319,17 @@ def test_other_ways_are_told_where_the_disk_is_short_or_they_are_far_cheaper(
 
 
 @pytest.mark.slow
+def test_a_plan_on_a_short_disk_says_where_the_workflow_allows_no_other_way(
+    small_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(LocalPath, "free_bytes", lambda path: 1000)
+    plan = runs.plan(small_config(**ONE, solve={"ridges": "auto"}))
+    assert [way.name for way in plan.ways] == ["factored"]
+    show_plan(plan)
+    assert "the workflow's ridges or its [inference] allow no other way" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solve", "name"), [({}, "factored"), ({"solver": "centres", "centres": 9}, "centres")], ids=["cholesky", "centres"]
 )

@@ -15,7 +15,7 @@ from cntk_pipeline.clusters.base import DRAIN_SECONDS
 from cntk_pipeline.clusters.table import cluster_of, cluster_of_new
 from cntk_pipeline.config import ClusterConfig, RunConfig, load_cluster, load_config
 from cntk_pipeline.config.cluster_files import find_cluster
-from cntk_pipeline.errors import ConfigError, Interrupted
+from cntk_pipeline.errors import ConfigError, Interrupted, StoreError
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.submissions import Submission
 from cntk_pipeline.storage import StorePath
@@ -105,10 +105,12 @@ def say_how_to_follow(run: RunDirectory, submission: Submission, cluster: Cluste
 def _wait_for_executor(run: RunDirectory, submission: Submission) -> str | None:
     """Wait until a driver on this machine says where it computes; None where it has ended or takes long."""
     deadline = time.monotonic() + START_SECONDS
-    with contextlib.suppress(KeyboardInterrupt):  # the run is handed over, and its driver does not hear Ctrl-C
+    # The run is handed over, whatever happens here; its driver does not hear Ctrl-C.
+    with contextlib.suppress(KeyboardInterrupt, StoreError):
+        earlier = find_executor(run.path / "log", submission.job)  # of a process that had the same number
         while time.monotonic() < deadline:
             executor = find_executor(run.path / "log", submission.job)
-            if executor is not None or not whereabouts(run).awaited:
+            if executor != earlier or not whereabouts(run).awaited:
                 return executor
             time.sleep(LOOK_SECONDS)
     return None

@@ -79,7 +79,9 @@ def _show_ways(plan: "Plan") -> None:
     out.print(table)
     out.print(", ".join(f"asked for: {said[way.name]}" for way in ways if way.is_asked))
     best, exact = cheapest(ways, exact=False), cheapest(ways, exact=True)
-    if best is None:
+    if best is None and len(ways) == 1:
+        out.print(escape("it does not fit the disk, and the workflow's ridges or its [inference] allow no other way"))
+    elif best is None:
         out.print("no way fits the disk")
     elif exact is None or exact is best:
         out.print(f"cheapest: {said[best.name]}" + ("; no exact way fits the disk" if exact is None else ""))

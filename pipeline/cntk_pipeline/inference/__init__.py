@@ -3,8 +3,6 @@
 The same results for a kernel in memory are in `cntk_pipeline.regression`.
 """
 
-import sys
-from types import ModuleType
 from typing import Any
 
 from cntk_pipeline import regression
@@ -76,14 +74,4 @@ def _import_error(name: str) -> ImportError | None:
     return ImportError(line, name=name) if line else None
 
 
-class _ResultFile(ModuleType):
-    """The file of a result, in whose place earlier versions had a function for kernels in memory."""
-
-    def __call__(self, *arguments: object, **named: object) -> None:
-        raise TypeError(_in_memory(self.__name__.rpartition(".")[2]))
-
-
 explain_missing(_import_error)
-for _name in regression.__all__:
-    if _file := sys.modules.get(f"{__name__}.{_name}"):
-        _file.__class__ = _ResultFile
