@@ -144,10 +144,10 @@ def activate_rows(
     ----------
     function : int
         Address of the loop.
-    register, target_out : array
-        ``(2 W lanes,)``, S and T.
-    statistics : array
-        ``(2 W lanes,)``; their first numbers serve as the left image's too.
+    register, target_out : array, (2 W lanes,)
+        S and T.
+    statistics : array, (2 W lanes,)
+        Their first numbers serve as the left image's too.
     place, factors : array
         Of the loop.
     passes : int

@@ -120,8 +120,8 @@ def pack(edges: Sequence[Any], features: Sequence[Any], rows: int | None = None)
 
     Returns
     -------
-    array
-        (n, 1, 1, rows, F) float32, or float64 where a feature is no float32.
+    array, (n, 1, 1, rows, F)
+        Of float32, or of float64 where a feature is no float32.
 
     Raises
     ------
@@ -174,8 +174,8 @@ def encode_labels(labels: Sequence[Any], known: npt.ArrayLike) -> list[Array]:
 
     Returns
     -------
-    list of array
-        Of each graph (N, classes) float32.
+    list of float32 array, (N, classes)
+        One for each graph.
 
     Raises
     ------

@@ -33,8 +33,8 @@ def pad(sequences: Sequence[Any], steps: int | None = None) -> Array:
 
     Returns
     -------
-    array
-        (n, T, C) float32, or float64 where a number is no float32.
+    array, (n, T, C)
+        Of float32, or of float64 where a number is no float32.
 
     Raises
     ------
@@ -80,8 +80,8 @@ def lengths(sequences: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
     Parameters
     ----------
-    sequences : array_like
-        ``(n, T, C)``, or ``(n, T)`` of one channel, with NaN at absent steps.
+    sequences : array_like, (n, T, C) or (n, T)
+        ``(n, T)`` is of one channel. Absent steps hold NaN.
 
     Returns
     -------

@@ -222,8 +222,8 @@ def choose_factor_tile(train: int, kernel_tile: int, wanted: int | None = None, 
     wanted : int, optional
         A size that is only rounded to whole kernel tiles.
     slots : int
-        Tiles computed at once. Many would wait for one another with few block rows, so there are at least ``6
-        slots^(2/3)``, up to 100, where samples are many: ``benchmarks/simulate.py``.
+        Tiles computed at once. Many would wait for one another with few block rows, so there are at least
+        ``6 slots^(2/3)``, up to 100, where samples are many: ``benchmarks/simulate.py``.
     """
     if wanted is not None:
         return max(1, round(wanted / kernel_tile)) * kernel_tile

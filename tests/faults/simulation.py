@@ -96,12 +96,12 @@ class World:
 
     Attributes
     ----------
-    rng : Random
+    rng : random.Random
         Decides everything that happens.
     jobs : mapping of Task to Job
         Of the run.
     now : float
-        Seconds.
+        In seconds.
     tiles : mapping of Task to int
         What lies on disk: of each tile, a number that depends on all that it was computed from.
     journaled : Counter of Task

@@ -18,7 +18,7 @@ class Regression:
     nngp, ntk : array, (n + n_test, n + n_test)
         The training samples first; positive definite, symmetric in every bit.
     y : array, (n, c)
-        Y_test : (n_test, c).
+    y_test : array, (n_test, c)
     """
 
     nngp: np.ndarray

@@ -25,7 +25,7 @@ class Moment:
         Of all stages, in their order, and of the phase at work below its stages.
     facts : tuple of (str, str)
         Names and texts: workers, troubles, driver, dashboard.
-    events : tuple of Line
+    events : tuple of mapping of str to object
         The latest lines of the log, in the order of time.
     """
 

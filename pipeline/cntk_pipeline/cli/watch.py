@@ -76,7 +76,7 @@ class Watcher:
     Parameters
     ----------
     run : RunDirectory
-        Looked at.
+        The run that is looked at.
     clock : callable
         In seconds; it never goes back.
     """

@@ -29,7 +29,7 @@ class Opener(Protocol):
             The ``[cluster]`` table.
         prepare : callable
             Called in each process that computes, before its first tile.
-        stop : Event, optional
+        stop : threading.Event, optional
             Ends the wait for workers with `Interrupted`.
         """
 

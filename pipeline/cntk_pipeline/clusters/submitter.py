@@ -47,11 +47,11 @@ class Succession:
     Attributes
     ----------
     follows : str
-        There is a next job.
+        Says that there is a next job.
     withdrawn : str
-        There is no next job, since somebody has ended this one.
+        Says that there is no next job, since somebody has ended this one.
     no_progress : str
-        There is no next job, since this one finished no tile; with the remedies.
+        Says that there is no next job, since this one finished no tile; with the remedies.
     """
 
     follows: str

@@ -97,14 +97,14 @@ class ClusterConfig(OpenSection):
     ----------
     kind : str
         The place where tiles are computed, by name; docs/operating.md compares the kinds.
-    workers : int or None
+    workers : int, optional
         Number of processes in all; by default one for every ``threads_per_worker`` cores that this process may use, or
         that the batch job or the hosts have.
-    minimum_workers : int or None
+    minimum_workers : int, optional
         Smallest number of workers while kernel tiles are computed; by default ``workers``.
     threads_per_worker : int
         Number of tiles that a process computes at once.
-    gpus_per_node : int or None
+    gpus_per_node : int, optional
         Number of graphics cards of a machine, for kernels of ``engine = "cuda"``: each worker has a card of its own,
         and a machine at most so many workers. docs/gpu.md says what each kind does.
     memory_limit : str or float

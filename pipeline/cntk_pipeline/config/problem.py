@@ -27,7 +27,7 @@ class DataConfig(OpenSection):
         What the labels are: "classification", "multilabel" (a column of 0 and 1 for each class) or "regression". "auto"
         goes by their type: numbers that are not whole mean a regression; text, truth values and whole numbers a
         classification.
-    train : int or None
+    train : int, optional
         Number of training images, the first ones in file order; all by default.
     train_blocks : int
         Cut the training part into this many equal consecutive blocks (CIFAR-10 has five batch files) and take the first
@@ -35,13 +35,13 @@ class DataConfig(OpenSection):
     test : int or float, optional
         Number of test images, or their share, below 1; all by default. A data set without a test part is divided: the
         test images follow the training images, or are the last ones where `train` is not given.
-    shuffle : int or None
+    shuffle : int, optional
         Bring the rows of each part into a random order of this seed before any are taken; by default they keep the
         order of the files. Rows that are sorted by class need it.
     standardize : bool or {"per_feature"}
         Subtract the training mean of each channel and divide by its standard deviation. Vectors have one mean and
         deviation for all values, or with "per_feature" one for each feature.
-    standardize_first : int or None
+    standardize_first : int, optional
         Number of the first chosen training images that both are measured on; all by default. A run that grows keeps its
         values only if this is the number of images in the run it grows from.
     """
@@ -92,9 +92,9 @@ class NetworkConfig(Section):
     ----------
     preset : str, optional
         A family of networks by name, below.
-    options : mapping of str to Scalar
+    options : mapping of str to bool, int, float or str
         Further arguments of the preset.
-    layers : list of mapping of str to JsonValue, optional
+    layers : list of mapping of str to object, optional
         Instead of a preset, a list of tables, each with ``layer``, its class, and that class's fields. Fields that hold
         layers, like the branch of a Residual, are lists of tables again.
     """

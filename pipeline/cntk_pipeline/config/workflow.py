@@ -227,7 +227,7 @@ def read_options(model: type[_Parsed], section: OpenSection, name: str) -> _Pars
 
     Parameters
     ----------
-    model : subclass of _Parsed
+    model : subclass of Section
         Of the kind's keys.
     section : OpenSection
         The table.

@@ -34,7 +34,7 @@ def read_array(file: IO[bytes], size: int, where: str) -> npt.NDArray[Any]:
 
     Parameters
     ----------
-    file : binary file
+    file : BinaryIO
         At the beginning of the array.
     size : int
         Its bytes, the header included.
@@ -87,7 +87,7 @@ def dataset_of(arrays: Arrays, name: str, path: Path, task: AskedTask, layout: L
         The file, for messages.
     task : str
         What the labels are.
-    layout : "channels_last", "channels_first" or "sequences"
+    layout : {"channels_last", "channels_first", "sequences"}
         What the axes are: images in one of two orders, or sequences, which become images of one row.
 
     Raises

@@ -31,9 +31,9 @@ class Split:
 
     Parameters
     ----------
-    images : object array
-        Array, (n, H, W, C) or (n, features), or graphs as `graphs.pack` makes them Channels last; uint8, float16,
-        float32 or float64. Absent steps of sequences, (n, 1, T, C), hold NaN, and so do absent pixels in all channels.
+    images : array, (n, H, W, C) or (n, features)
+        Channels last; or graphs, as `graphs.pack` makes them. Of uint8, float16, float32 or float64. Absent steps of
+        sequences, (n, 1, T, C), hold NaN, and so do absent pixels in all channels.
     labels : int64 array, (n,), or float64 array, (n, targets), or None
         In a classification, positions in the data set's `classes`; otherwise a column for each of them. None where they
         are not known, which a test part may leave open.
@@ -70,7 +70,7 @@ class Dataset:
         Test part, images of the same size; None where the source has none.
     notes : tuple of str
         Remarks on the reading of the data; a run shows them as warnings.
-    task : "classification", "multilabel" or "regression"
+    task : {"classification", "multilabel", "regression"}
         One class an image, a truth value for each class (0 or 1), or a number for each target.
     features : tuple of str
         Names of the features of vectors; empty where they are not known.

@@ -27,7 +27,7 @@ def find_values(tables: Sequence[Any], columns: Sequence[str], where: str) -> di
 
     Parameters
     ----------
-    tables : pyarrow tables
+    tables : sequence of pyarrow.Table
         The parts of a data set, which must agree in the types of their columns.
     columns : sequence of str
         The features.

@@ -57,7 +57,6 @@ def warnings_of(data: Dataset, ridges: list[float], mirrored: bool = False) -> t
     Parameters
     ----------
     data : Dataset
-        Dataset
     ridges : list of float
         Of the regression; without one (0), equal images make the kernel singular.
     mirrored : bool

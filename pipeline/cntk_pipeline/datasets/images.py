@@ -36,7 +36,7 @@ class WantedPictures:
     ----------
     resize : (int, int), optional
         Height and width; the ratio of the sides is not kept.
-    mode : "L" or "RGB", optional
+    mode : {"L", "RGB"}, optional
         Grayscale or colour.
     """
 
@@ -55,7 +55,7 @@ def decode(source: Path | BinaryIO, where: object) -> npt.NDArray[np.uint8]:
 
     Parameters
     ----------
-    source : path or binary file
+    source : Path or BinaryIO
         The encoded picture, in one of `FORMATS`, under any name.
     where : object
         Its name in messages.

@@ -36,7 +36,7 @@ class Npz(Loader):
     ----------
     path : str
         The file.
-    layout : "channels_last", "channels_first" or "sequences"
+    layout : {"channels_last", "channels_first", "sequences"}
         What the axes are: images (n, H, W, C), images (n, C, H, W), or sequences of T steps, (n, T, C) or, of one
         channel, (n, T). Sequences become images of one row, (n, 1, T, C).
 
@@ -70,7 +70,7 @@ class Npy(Loader):
         ``y.npy``. Or the file of the images.
     labels : str, optional
         The file of the labels, where ``path`` is a file.
-    layout : "channels_last", "channels_first" or "sequences"
+    layout : {"channels_last", "channels_first", "sequences"}
         As of "npz".
 
     Raises

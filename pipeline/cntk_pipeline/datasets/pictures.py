@@ -32,12 +32,12 @@ class PictureLoader(Loader):
     ----------
     path : str, optional
         File or folder to read.
-    resize : [int, int], optional
+    resize : (int, int), optional
         Height and width of all images, in pixels; the ratio of the sides is not kept. Without it, pictures of unequal
         size are refused.
-    mode : "L" or "RGB", optional
+    mode : {"L", "RGB"}, optional
         Grayscale or colour for all images. Without it, grayscale among colour is refused.
-    on_error : "raise" or "skip"
+    on_error : {"raise", "skip"}
         Whether a picture that cannot be decoded is refused, or left out and counted.
     """
 

@@ -83,7 +83,7 @@ def standardize(
     first : int, optional
         Number of the first training images that the constants are measured on, instead of all, so that they stay when
         more images are appended.
-    per : "channel" or "feature"
+    per : {"channel", "feature"}
         The unit with its own constants; "feature" is for vectors whose features have unequal scales.
 
     Returns

@@ -15,7 +15,7 @@ def existing_path(path: str | None, source: str, wanted: str) -> Path:
 
     Parameters
     ----------
-    path : str, optional
+    path : str or None
         As given by the user; ``~`` is expanded.
     source, wanted : str
         Name of the data source, and the required kind of path; for the message.
@@ -88,7 +88,7 @@ def reading(where: object, expected: str, *errors: type[Exception]) -> Iterator[
         The file, as named in the message.
     expected : str
         The expected kind of file.
-    *errors : exception classes
+    *errors : subclass of Exception
         Errors of the format's reader on broken input, besides OSError.
 
     Raises

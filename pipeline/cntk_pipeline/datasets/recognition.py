@@ -27,7 +27,7 @@ def recognise(given: str) -> Keys:
 
     Returns
     -------
-    Keys
+    mapping of str to object
         The keys of ``[data]``: the source, the path, and the keys that the source cannot do without.
 
     Raises

@@ -81,7 +81,6 @@ def shuffle(dataset: Dataset, seed: int) -> Dataset:
     Parameters
     ----------
     dataset : Dataset
-        Dataset
     seed : int
         From 0 to 2**32 - 1.
 
@@ -117,7 +116,7 @@ def row_count(wanted: int | None, available: int, key: str, name: str) -> int:
 
     Parameters
     ----------
-    wanted : int, optional
+    wanted : int or None
         As the user gave it.
     available : int
         Number of existing rows.

@@ -45,12 +45,12 @@ class Table(PictureLoader):
         ``validation``. Tables of one part are joined in the order of their names.
     test_path : str, optional
         The table of the test part. It may lack the labels.
-    target : str or [str, ...], optional
+    target : str or tuple of str, optional
         The label column; several are columns of numbers. By default the one called target, label, labels, class or y.
-    features : [str, ...], optional
+    features : tuple of str, optional
         The columns of features; all others by default. The name of a column of pictures is given here too, where a
         table has several.
-    layout : "features" or "sequences"
+    layout : {"features", "sequences"}
         What the columns are: features of their own, or the steps of a sequence of one channel, in the order of the
         table. Sequences of T steps become images of one row, (n, 1, T, 1).
 

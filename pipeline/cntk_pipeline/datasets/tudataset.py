@@ -29,7 +29,7 @@ class TUDataset(Loader):
     ----------
     path : str
         The folder with the files of one data set.
-    features : "auto", "labels" or "degrees"
+    features : {"auto", "labels", "degrees"}
         What is one-hot at a node: its class, or its number of neighbours. "auto" is "labels" where there are some.
 
     Raises

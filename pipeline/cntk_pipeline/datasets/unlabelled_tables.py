@@ -49,11 +49,10 @@ def features_of(table: Any, names: tuple[str, ...], where: str) -> npt.NDArray[n
 
     Parameters
     ----------
-    table : object
-        Pyarrow table
+    table : pyarrow.Table
     names : tuple of str
-        The features: the name of a column of numbers, or "column=value" for a column of text. None takes all columns of
-        numbers.
+        The features: the name of a column of numbers, or "column=value" for a column of text. An empty tuple takes all
+        columns of numbers.
     where : str
         Of the table, for messages.
 

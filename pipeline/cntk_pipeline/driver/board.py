@@ -16,7 +16,7 @@ class Board:
     ----------
     run : str
         The path of the run directory.
-    clock : Clock
+    clock : callable
         The source of time.
     """
 

@@ -155,11 +155,11 @@ class Driver:
         Where receipts go.
     on_progress : callable
         Called after each receipt.
-    stop : Event
+    stop : threading.Event
         Set it to let tiles in flight finish, for the executor's ``drain_seconds``, and then raise `Interrupted`.
     require_lease : callable
         Raises where this driver does not hold the run's lease any more.
-    clock : Clock
+    clock : callable
         The source of time.
     """
 

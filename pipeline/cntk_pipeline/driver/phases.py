@@ -56,7 +56,7 @@ class Phases:
         Measures phases.
     board : Board
         Collects the progress for the cluster's own pages.
-    stop : Event
+    stop : threading.Event
         Set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : bool
         Read every finished chunk and compare its checksums, not only its size.

@@ -44,7 +44,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         Of the kernel; the regression is done in float64.
     flips : bool
         Average the kernel over images flipped left to right; not of vectors.
-    image_shape : tuple of int, optional
+    image_shape : (int, int, int), optional
         (H, W, C) of the images that the features are, channels last. Without it, features are vectors, and X may also
         be images ``(n, H, W, C)``. X has one of these shapes in `fit` and `predict` alike.
     n_jobs : int, optional
@@ -187,8 +187,8 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
 
         Returns
         -------
-        float64 array
-            (n, c); with two classes (n,), the second class's minus the first's.
+        float64 array, (n, c) or (n,)
+            With two classes ``(n,)``, the second class's minus the first's.
         """
         means = self._means(X)
         return means[:, 1] - means[:, 0] if len(self.classes_) == 2 else means

@@ -42,7 +42,7 @@ def fit_samples(
 
     Parameters
     ----------
-    estimator : object
+    estimator : KernelClassifier or KernelRegressor
         With its parameters.
     source : KernelSource
         Of the kernel.

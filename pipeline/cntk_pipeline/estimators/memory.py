@@ -152,11 +152,11 @@ class _Wanted:
 
     Attributes
     ----------
-    samples
+    samples : list of bytes
         Their digests.
-    inputs
+    inputs : array
         One array with a row for each.
-    rows, columns
+    rows, columns : int array
         The places of the request's inputs among them.
     """
 

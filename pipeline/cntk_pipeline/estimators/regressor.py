@@ -43,7 +43,7 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
     y_mean_ : float64 array, () or (outputs,)
     ridge_, absolute_ridge_, ridge_path_
         As of `KernelClassifier`.
-    leave_one_out_ : float64 array, shaped like y
+    leave_one_out_ : float64 array, (n,) or (n, outputs)
         The prediction of each training sample from all the others, with ``y_mean_`` of all samples.
     signal_variance_ : float64 array, () or (outputs,)
         The factor of the kernel under which the targets are most likely; standard deviations contain its root. It is
@@ -174,10 +174,10 @@ class KernelRegressor(RegressorMixin, BaseEstimator):
 
         Returns
         -------
-        float64 array
-            (n,) or (n, outputs), the mean; then of the same shape the standard deviation, or (n, n) or (n, n, outputs)
-            the covariance. Both are those of a Gaussian process with ``signal_variance_`` times the kernel as its
-            prior, and ``signal_variance_`` times ``absolute_ridge_`` as the variance of the noise.
+        float64 array, (n,) or (n, outputs)
+            The mean; then of the same shape the standard deviation, or (n, n) or (n, n, outputs) the covariance. Both
+            are those of a Gaussian process with ``signal_variance_`` times the kernel as its prior, and
+            ``signal_variance_`` times ``absolute_ridge_`` as the variance of the noise.
 
         Raises
         ------

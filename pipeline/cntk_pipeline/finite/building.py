@@ -42,7 +42,7 @@ def build(
         module takes a batch of such inputs.
     outputs : int, optional
         Channels of the last layer, which must be `Dense` then; None is the width.
-    seed : int, tuple of int, optional
+    seed : int or tuple of int, optional
         Of the weights, a whole number of at least 0 or several; None draws others each time.
     dtype : str
         "float32" or "float64", of the weights; both have the same ones, up to rounding.

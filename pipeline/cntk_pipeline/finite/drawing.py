@@ -19,7 +19,7 @@ class Draw:
 
     Attributes
     ----------
-    rng : Generator or None
+    rng : numpy.random.Generator or None
         Draws them; None makes tensors that have a shape and no values.
     dtype : str
         Of the tensors.

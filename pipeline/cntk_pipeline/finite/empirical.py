@@ -176,7 +176,7 @@ def empirical_kernel(
 
     Parameters
     ----------
-    network : Layer or Module
+    network : Layer or torch.nn.Module
         A network of the algebra that ends in a vector; or a module with weights of its own, which takes a batch of
         inputs of the shape that is given, and is used as it is: call its ``eval()`` first where it has dropout or batch
         normalisation. It gets one input after the other, as numbers of its parameters' dtype; a module with an

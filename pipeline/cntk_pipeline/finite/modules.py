@@ -40,7 +40,7 @@ class Affine(Weighted):
 
     Parameters
     ----------
-    weight, bias : Tensor
+    weight, bias : torch.Tensor
         Gaussians, (outputs, inputs) and (outputs,); in the NTK parameterization of deviation 1.
     scale, b_scale : float
         What multiplies them; in the NTK parameterization ``w_std / sqrt(inputs)`` and ``b_std``.
@@ -61,7 +61,7 @@ class Convolution(Weighted):
 
     Parameters
     ----------
-    weight, bias : Tensor
+    weight, bias : torch.Tensor
         Gaussians, (outputs, inputs, height, width) and (outputs,).
     scale, b_scale : float
         What multiplies them; in the NTK parameterization ``w_std / sqrt(inputs height width)`` and ``b_std``.
@@ -108,7 +108,7 @@ class Attention(Weighted):
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
+    weights : mapping of str to torch.Tensor
         Unit Gaussians by name: "query", "key", "value" and "out", (outputs, inputs) each, and "bias", (outputs,), of
         the output. The key equals the query at the beginning.
     scales : mapping of str to float
@@ -167,7 +167,7 @@ class Mixing(nn.Module):
 
     Parameters
     ----------
-    keys : Module
+    keys : torch.nn.Module
         What queries and keys are of the input.
     mechanism : str
         Makes attention of logits that ``gain`` multiplies.
@@ -196,9 +196,9 @@ class LinearHeads(Weighted):
 
     Parameters
     ----------
-    keys : Module
+    keys : torch.nn.Module
         What queries and keys are of the input.
-    weights : mapping of str to Tensor
+    weights : mapping of str to torch.Tensor
         Unit Gaussians: query, key and value, (heads, inputs); out, (outputs, heads); bias, (outputs,).
     scales : mapping of str to float
         Of query, key, value and out: deviations divided by the roots of their inputs.
@@ -235,9 +235,9 @@ class Embedding(Weighted):
 
     Parameters
     ----------
-    vectors : Tensor
+    vectors : torch.Tensor
         Unit Gaussians, (positions, channels).
-    root : Tensor
+    root : torch.Tensor
         Of the covariance of two positions, (positions, positions).
     """
 
@@ -254,7 +254,7 @@ class Pool(nn.Module):
 
     Parameters
     ----------
-    rows, columns : Tensor
+    rows, columns : torch.Tensor
         Weights of the positions along each axis, (windows, positions).
     vector : bool
         Whether one window is left, which becomes a vector.
@@ -314,11 +314,11 @@ class Recurrence(Weighted):
 
     Parameters
     ----------
-    weights : mapping of str to Tensor
+    weights : mapping of str to torch.Tensor
         Unit Gaussians, "recurrent" (units, units), "input" (units, inputs) and "bias" (units,).
     scales : mapping of str to float
         What multiplies them: deviations, those of weights divided by the roots of what they sum over.
-    function : Function
+    function : callable
         The activation, of ``(n, units)``.
     backward : bool
         From the last step to the first.
@@ -453,7 +453,7 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    body : Module
+    body : torch.nn.Module
         Takes images ``(n, channels, H, W)``, or vectors.
     input_shape : tuple of int
         Of one input, (H, W, C) or (features,).

@@ -16,10 +16,10 @@ class Batch:
 
     Attributes
     ----------
-    adjacency : Tensor
-        (n, nodes, nodes), with 1 on the diagonal of each node that is there.
-    present : Tensor
-        (n, nodes), 1 for a node that is there, 0 for those that fill up smaller graphs.
+    adjacency : torch.Tensor, (n, nodes, nodes)
+        1 on the diagonal of each node that is there.
+    present : torch.Tensor, (n, nodes)
+        1 for a node that is there, 0 for those that fill up smaller graphs.
     """
 
     adjacency: torch.Tensor = field(default_factory=lambda: torch.zeros(0))

@@ -82,7 +82,7 @@ def choose_ridges(run: RunDirectory, selections: Sequence[Json], capacity: Capac
         Specifications of the choices, as in `requested_selections`.
     capacity : Capacity
         Of the workers; it decides which method is quicker.
-    run_jobs : RunJobs
+    run_jobs : callable
         Runs jobs of a named phase.
 
     Returns

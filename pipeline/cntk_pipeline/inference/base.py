@@ -33,7 +33,7 @@ class Product:
         The arrays to create.
     jobs : tuple of Job
         The jobs that fill the arrays.
-    record : Record of object, optional
+    record : Record, optional
         How its record is read; None for a product that serves other products only.
     summarise : callable, optional
         Reads the filled arrays and returns the record.
@@ -133,11 +133,11 @@ class Result(ABC):
         In a workflow.
     earlier_keys : tuple of str
         Its keys in workflows of earlier versions.
-    option : object
-        Type of its value in a workflow, for pydantic; a false value asks for nothing.
+    option : type
+        Of its value in a workflow, for pydantic; a false value asks for nothing.
     owner : Owner
         Of its stage.
-    record : Record of object
+    record : Record
         Of one system or network.
     needs_factor : bool
         Whether it is computed from the factor in float64.

@@ -58,10 +58,9 @@ def _sensitivity(function: Pointwise, step: int) -> Array:
 
     Returns
     -------
-    array
-        (1 + grid,): the deviation of the correlation behind over that before, and for each distance from 1 the
-        derivative of the slope by the correlation, over the slope at 1. What overflows is refused elsewhere, and 0
-        here.
+    array, (1 + grid,)
+        The deviation of the correlation behind over that before, and for each distance from 1 the derivative of the
+        slope by the correlation, over the slope at 1. What overflows is refused elsewhere, and 0 here.
     """
     variance = np.array(2.0 ** (step / STEPS_PER_OCTAVE))
     near = 1 - np.concatenate([[0], _GRID[-1:], _GRID / 2, 2 * _GRID])
@@ -163,10 +162,10 @@ class Accuracy:
 
     Attributes
     ----------
-    flat
-        (readouts,) bool, whether equal positions alone meet in a read-out.
-    masked
-        (readouts,) bool, whether a `Dropout` lies before a read-out.
+    flat : bool array, (readouts,)
+        Whether equal positions alone meet in a read-out.
+    masked : bool array, (readouts,)
+        Whether a `Dropout` lies before a read-out.
     """
 
     def __init__(self, program: Program, layout: dict[int, Statistics], eps: float) -> None:

@@ -21,8 +21,7 @@ class Side:
 
     Attributes
     ----------
-    images : array
-        ``(n, C, H, W)``.
+    images : array, (n, C, H, W)
     directions : array
         Of the images; see `kernels.nearness.directions`.
     limits : array, (readouts, n)
@@ -79,9 +78,9 @@ class Arithmetic:
         Parameters
         ----------
         left, right : Side
-            N images and up to 16.
-        same : array
-            (n, lanes) int8, how much the pairs are the same.
+            The n images, and up to 16.
+        same : int8 array, (n, lanes)
+            How much the pairs are the same.
         measured : list of (array, array)
             The left images, by `measure`.
 
@@ -143,8 +142,7 @@ class Group:
     ----------
     arithmetic : Arithmetic
         Of the images' planes.
-    images : array
-        ``(n, C, H, W)``.
+    images : array, (n, C, H, W)
     """
 
     def __init__(self, arithmetic: Arithmetic, images: Array) -> None:
@@ -172,8 +170,8 @@ class Group:
             Numbers of the images.
         right : array
             The images of the block.
-        same : array
-            (n, lanes) int8, of all images.
+        same : int8 array, (n, lanes)
+            Of all images.
         """
         self._require(rows)
         limits, right_limits = self._limits[:, rows], self.arithmetic.limits(block.statistics[:, : block.count])

@@ -79,8 +79,8 @@ class Evaluator(ABC):
 
         Parameters
         ----------
-        left, right : array
-            ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
+        left, right : array, (n, H, W, C) or (n, features)
+            Without ``right``, ``left`` against itself.
         first : (int, int)
             What errors call the first left and the first right image: their places in what the caller has.
 
@@ -101,9 +101,8 @@ class Evaluator(ABC):
 
         Parameters
         ----------
-        left, right : array
-            ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal of
-            `evaluate`.
+        left, right : array, (n, H, W, C) or (n, features)
+            Without ``right``, each image with itself: the diagonal of `evaluate`.
         first : (int, int)
             What errors call the first left and the first right image.
 

@@ -85,8 +85,8 @@ class CpuEvaluator(Evaluator):
 
         Parameters
         ----------
-        left, right : array
-            ``(n, H, W, C)`` or ``(n, features)``; without ``right``, ``left`` against itself.
+        left, right : array, (n, H, W, C) or (n, features)
+            Without ``right``, ``left`` against itself.
         first : (int, int)
             What errors call the first left and the first right image: their places in what the caller has.
 
@@ -181,9 +181,8 @@ class CpuEvaluator(Evaluator):
 
         Parameters
         ----------
-        left, right : array
-            ``(n, H, W, C)`` or ``(n, features)``; without ``right``, each image with itself: the diagonal of
-            `evaluate`.
+        left, right : array, (n, H, W, C) or (n, features)
+            Without ``right``, each image with itself: the diagonal of `evaluate`.
         first : (int, int)
             What errors call the first left and the first right image.
 

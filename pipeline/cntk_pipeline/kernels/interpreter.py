@@ -136,7 +136,7 @@ class Memory(NamedTuple):
     sums : float64 array, (sums, 2, lanes)
         Likewise.
     place : array
-        `Place`.
+        Numbers in the places of `Place`.
     lanes : array, (lanes,)
         Factors of a mask.
     stop : int64 array, (1,)
@@ -215,8 +215,8 @@ def run_group(
     ranges : int64 array, (k, 3)
         The first pixel of an inverse deviation in right statistics, the one behind its last, and how much the same
         images must be for a correlation of 1.
-    same : array
-        (n, lanes) int8, 1 for equal images, 2 for an image with itself.
+    same : int8 array, (n, lanes)
+        1 for equal images, 2 for an image with itself.
     first_image : int
         Left images before this one are skipped.
     fresh : bool

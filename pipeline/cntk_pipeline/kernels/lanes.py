@@ -33,8 +33,8 @@ class LanesType(types.Type):
 
     Parameters
     ----------
-    dtype : object
-        Numba's float32 or float64.
+    dtype : numba.types.Float
+        The float32 or float64 of numba.
     """
 
     def __init__(self, dtype: Any) -> None:

@@ -41,15 +41,17 @@ class Machine:
         What to compute for each pair.
     dtype : dtype
         Of images, planes and results.
-    operations
+    operations : list of Operation
         Of all stages, in order.
-    layout
+    layout : mapping of int to Statistics
         Where the statistics of an operation lie, by its index.
-    statistics_size
+    statistics_size : int
         Numbers that are known of an image.
-    tables, visits
+    tables : Tables
         The program's numbers.
-    memory
+    visits : VisitTables
+        Those of its stages.
+    memory : Memory
         Scratch; behind `run_lanes` it holds what the images' tensors and sums came to.
     """
 
@@ -74,10 +76,12 @@ class Machine:
 
         Parameters
         ----------
-        pixels, statistics : array
-            (n, C H W) and (n, statistics), of the left images.
-        same : array
-            (n, lanes) int8, `EQUAL`, `ITSELF` or 0.
+        pixels : array, (n, C H W)
+            Of the left images.
+        statistics : array, (n, statistics)
+            Likewise.
+        same : int8 array, (n, lanes)
+            `EQUAL`, `ITSELF` or 0.
         first : int
             Left images before this one are skipped.
 

@@ -17,13 +17,13 @@ class Meter:
     Parameters
     ----------
     point : Point
-        Where.
+        Where it measures.
     dtype : dtype
         Of planes.
 
     Attributes
     ----------
-    readouts
+    readouts : tuple of int
         Of the whole program, those behind the point.
     """
 

@@ -90,8 +90,8 @@ def find_near(left: Array, right: Array, left_limits: Array, right_limits: Array
     ----------
     left, right : array
         `directions` of n images and of up to 16.
-    left_limits, right_limits : array
-        (n,) and (right,) float64.
+    left_limits : float64 array, (n,)
+    right_limits : float64 array, (right,)
 
     Returns
     -------

@@ -99,8 +99,8 @@ class NodeMemory(NamedTuple):
     ----------
     registers : float64 array, (registers, 1 or 2, rows columns)
         S and, where a read-out needs it, T.
-    buffer : array
-        (columns + 1,) float64 at least, scratch.
+    buffer : float64 array, (columns + 1,)
+        Scratch; it may be longer.
     place : array
         `Place`, scratch.
     lost : int64 array, (1,)

@@ -173,7 +173,7 @@ def compute(
         Images; without ``right``, ``left`` against itself.
     cost : CostSoFar
         What a pair costs, as far as that is known; learns from every piece.
-    tell : Tell
+    tell : callable
         Is called in the calling thread, before the first piece and after each.
 
     Returns

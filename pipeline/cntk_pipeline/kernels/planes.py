@@ -24,7 +24,7 @@ def clear_rim(plane_out: Any, stride: int, shape: tuple[int, int], halo: int) ->
 
     Parameters
     ----------
-    plane_out : object
+    plane_out : pointer
         Its first pixel.
     stride : int
         Elements of a row.
@@ -68,9 +68,9 @@ def sum_windows(
 
     Parameters
     ----------
-    source, target_out : object
+    source, target_out : pointer
         The first pixels of planes, which may be the same unless ``circular``.
-    ring : object
+    ring : pointer
         Scratch of as many rows as the window is high.
     stride : int
         Elements of a row, of planes and ring.
@@ -164,7 +164,7 @@ def gate_plane(
 
     Parameters
     ----------
-    left, right : object
+    left, right : pointer
         The factors at the plane's first position; of the left image one a position if ``left_step`` is 1, else one for
         each lane.
     row : int
@@ -209,13 +209,13 @@ def add_plane_sum(
 
     Parameters
     ----------
-    plane : object
+    plane : pointer
         Its first pixel.
     stride : int
         Elements from a row to the next.
     shape : (int, int)
         Height and width of the plane in pixels.
-    weights : (object, object)
+    weights : (pointer, pointer)
         Of each row, and of each column, in the plane's dtype; a pixel's weight is their product.
     """
     total = load(sums_out, 0)
@@ -245,21 +245,21 @@ def pool_plane(
 
     Parameters
     ----------
-    plane : object
+    plane : pointer
         Its first pixel.
     stride : int
         Elements from a row to the next.
     row_terms, column_terms : (array, array)
         For the rows and columns of this plane: ``(terms, 4)`` integers, index of the pooled offset, row in its plane,
         first row here, the one behind the last; and ``(terms,)`` weights.
-    layout : (object, object, int)
+    layout : (pointer, pointer, int)
         Of the tensor: pixels from ``tensor_out`` to the plane of a pooled offset, by the indices of its row and column,
         -1 where nothing needs it; pixels in a row of a plane, by the column's index; column offsets.
-    buffer : object
+    buffer : pointer
         Scratch for one row.
     width : int
         Of this plane in pixels.
-    tensor_out : object
+    tensor_out : pointer
         The first pixel of the pooled covariances.
     """
     rows, row_weights = row_terms

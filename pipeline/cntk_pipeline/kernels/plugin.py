@@ -28,7 +28,7 @@ class PluginOptions(Section):
     plugin_folder : str, optional
         The folder that holds the one file of the module, relative to the folder in which the command is typed; without
         it, the module is an installed one.
-    plugin_digest : str or None
+    plugin_digest : str, optional
         Sha256 of the source; another source is refused. By default any source begins a run, and the run keeps its
         digest.
     plugin_block : int
@@ -131,7 +131,7 @@ class PluginEvaluator(Evaluator):
         What is asked.
     name : str
         Of the function, for errors.
-    function : Function
+    function : callable
         Of the user.
     edge : int
         Images of a block.

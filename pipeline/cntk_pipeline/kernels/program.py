@@ -136,9 +136,9 @@ class Operation:
         Of rows and of columns, for WEIGH.
     function : Pointwise, optional
         The activation of WEIGH, or None; that of RECUR.
-    terms : (AxisTerms, AxisTerms) or None
+    terms : (AxisTerms, AxisTerms), optional
         Of rows and of columns, for POOL.
-    weights : tuple of array or None
+    weights : tuple of array, optional
         Of rows and of columns for REDUCE, each (offsets, positions) float64; for EMBED the correlation alone, (row
         offsets, column offsets).
     mixing : Mixing, optional

@@ -116,7 +116,8 @@ class Tables(NamedTuple):
     weights : array
         Of REDUCE and EMBED, likewise.
     tensors : int64 array, (tensors, `TensorEntry`)
-        Starts, widths : theirs, one behind the other.
+    starts, widths : array
+        Those of the tensors, one behind the other.
     pairs : array
         Of ATTEND, where the tensors hold each pair of positions.
     input_channels : int

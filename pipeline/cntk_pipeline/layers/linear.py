@@ -105,7 +105,7 @@ class Conv(Layer):
         "ntk", or "standard": weights are Gaussians of deviation ``w_std / sqrt(fan-in)`` themselves, as in most
         libraries, so that a layer's own weights count in the NTK by the number of its inputs (Sohl-Dickstein et al.
         2020, arXiv:2001.07301). The NNGP is the same. There is a bias where ``b_std > 0``.
-    fan_in : float or None
+    fan_in : float, optional
         With "standard", input channels of the finite layer that this one stands for; the base width n of a layer of s n
         channels, in a family that grows with s. None counts the channels of raw inputs.
     rate : float
@@ -187,7 +187,7 @@ class Dense(Layer):
         "ntk", or "standard": weights are Gaussians of deviation ``w_std / sqrt(fan-in)`` themselves, as in most
         libraries, so that a layer's own weights count in the NTK by the number of its inputs (Sohl-Dickstein et al.
         2020, arXiv:2001.07301). The NNGP is the same. There is a bias where ``b_std > 0``.
-    fan_in : float or None
+    fan_in : float, optional
         With "standard", input channels of the finite layer that this one stands for; the base width n of a layer of s n
         channels, in a family that grows with s. None counts the channels of raw inputs.
     rate : float

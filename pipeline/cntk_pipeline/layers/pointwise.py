@@ -77,8 +77,8 @@ class ClosedForm(Pointwise, ABC):
 
         Parameters
         ----------
-        x, z : object
-            Tuples of the statistics of both positions.
+        x, z : tuple
+            The statistics of both positions.
         """
 
 

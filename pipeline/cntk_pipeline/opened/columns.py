@@ -17,8 +17,8 @@ def predicted_of(data: DataSpecification, means: Array) -> Array:
     Returns
     -------
     array
-        The name of the class of the largest mean, ``(n,)``; of several classes an image, 0 or 1 for each, ``(n,
-        columns)``; of a regression the means, ``(n,)`` where there is one target.
+        The name of the class of the largest mean, ``(n,)``; of several classes an image, 0 or 1 for each,
+        ``(n, columns)``; of a regression the means, ``(n,)`` where there is one target.
     """
     if data.task == "classification":
         return np.array(data.classes)[means.argmax(1)]

@@ -24,8 +24,8 @@ def read_samples(run: RunDirectory, part: Literal["train", "test"], indices: Seq
 
     Returns
     -------
-    array
-        (k, H, W, C) or (k, features) float64 array. Pixels of uint8 images are in 0..1.
+    float64 array, (k, H, W, C) or (k, features)
+        Pixels of uint8 images are in 0..1.
 
     Raises
     ------
@@ -48,13 +48,13 @@ def as_picture(sample: Array) -> Array:
 
     Parameters
     ----------
-    sample : (H, W, C) float64 array
+    sample : float64 array, (H, W, C)
         Of any range: values within 0..1 are taken as they are, others are brought there.
 
     Returns
     -------
-    array
-        (H, W, 3) uint8 array. Of 1, 2, or more than 3 channels it is the mean, in grey. Absent pixels are white.
+    uint8 array, (H, W, 3)
+        Of 1, 2, or more than 3 channels it is the mean, in grey. Absent pixels are white.
     """
     low, high = float(np.nanmin(sample)), float(np.nanmax(sample))
     tolerance = 1e-3  # of rounding to float32 and back

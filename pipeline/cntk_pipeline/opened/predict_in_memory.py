@@ -43,7 +43,7 @@ def predict_means(run: RunDirectory, system: System, given: object, say: Say | N
         Of the coefficients.
     given : object
         Images, as the source of the run had them.
-    say : Say or None
+    say : callable or None
         Gets a line with the forecast of the time; None for no line.
     trust : bool
         Import the code that computes the run, even if another user wrote the run.

@@ -46,7 +46,7 @@ class PredictionQuestion:
 
     Attributes
     ----------
-    readout : AskedReadout
+    readout : str or sequence, optional
         As in `find_readout`.
     ridge : float, optional
         As in `find_system`.
@@ -106,7 +106,7 @@ def predict_images(
         The read-out, the ridge, and whether deviations are asked for.
     view : View
         Shows the progress.
-    stop : Event
+    stop : threading.Event
         Set it to let tiles in flight finish, then `Interrupted` is raised; the same call goes on.
 
     Raises

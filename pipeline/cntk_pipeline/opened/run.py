@@ -149,7 +149,7 @@ class OpenRun:
 
         Parameters
         ----------
-        readout : AskedReadout
+        readout : str or sequence, optional
             A name of `readouts`, or depth, pooling and kind as in ``(3, "gap", "ntk")``; None where the run has only
             one.
         part : str
@@ -223,7 +223,7 @@ class OpenRun:
 
         Parameters
         ----------
-        readout : AskedReadout
+        readout : str or sequence, optional
             As in `kernel`.
         ridge : float, optional
             As in the workflow; None takes the only one, or the one that leave-one-out has chosen.
@@ -315,7 +315,7 @@ class OpenRun:
             standardised by the numbers of the run's own images.
         readout, ridge
             As in `predictions`.
-        say : Say or None
+        say : callable or None
             Gets a line with the forecast of the time before anything is computed; by default it goes to stderr, None
             says nothing.
 

@@ -32,7 +32,7 @@ def find_readout(run: RunDirectory, asked: AskedReadout) -> str:
     ----------
     run : RunDirectory
         The run.
-    asked : AskedReadout
+    asked : str, sequence, or None
         A name; or depth, pooling and kind, as in ``(3, "gap", "ntk")``, without the parts that the name has not; or
         None for the only read-out.
 

@@ -154,7 +154,7 @@ def mcnemar(names: tuple[str, str], first: np.ndarray, second: np.ndarray) -> Mc
     ----------
     names : (str, str)
         Of the two.
-    first, second : (n,) bool arrays
+    first, second : bool array, (n,)
         Whether each image is predicted right.
 
     Examples

@@ -25,11 +25,11 @@ class PowerLaw:
     Attributes
     ----------
     factor, exponent : float
-        A and b.
+        Of the law.
     exponent_error : float
-        Standard error of b. Points that are further from the law than their own errors raise it.
+        Standard error of the exponent. Points that are further from the law than their own errors raise it.
     floor : float
-        C; 0 where the law of two parameters is enough.
+        0 where the law of two parameters is enough.
     sizes : tuple of int
         Numbers of training images that it was fitted to.
     """

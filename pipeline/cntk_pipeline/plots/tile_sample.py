@@ -28,8 +28,8 @@ class Groups:
         In words, the order in which images are shown.
     of : int64 array, (n,)
         The group of each image.
-    order : array
-        (n,) array; images are shown by rising values.
+    order : array, (n,)
+        Images are shown by rising values.
     """
 
     names: tuple[str, ...]
@@ -116,8 +116,8 @@ class Reading:
     ----------
     picture : float32 array, (m, m)
         The values among m chosen images; NaN where a tile is not computed yet.
-    means : array
-        (g, g) float64 array over all pairs of different images in two groups; NaN where there are none.
+    means : float64 array, (g, g)
+        Over all pairs of different images in two groups; NaN where there are none.
     pairs : float64 array, (g, g)
         Their numbers; of one group each pair counts twice.
     normalised : bool

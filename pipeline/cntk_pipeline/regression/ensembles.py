@@ -50,7 +50,7 @@ def ensemble(nngp: BlocksLike, ntk: BlocksLike, y: npt.ArrayLike, t: float | Non
 
     Parameters
     ----------
-    nngp, ntk : Blocks, or tuples (train, test_train, test)
+    nngp, ntk : Blocks, or tuple (train, test_train, test)
         Of the same samples.
     y : array, (n, c) or (n,)
         Targets.

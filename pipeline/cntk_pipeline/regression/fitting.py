@@ -91,7 +91,7 @@ def fit(
         Kernel matrix of the training samples.
     y : array, (n, c) or (n,)
         Targets.
-    ridge : Ridge
+    ridge : float, sequence of float, or "auto"
         A number of at least 0, a list of such, or "auto".
     ridge_mode : {"relative", "absolute"}
         Relative to trace(K) / n, or added to the diagonal as it is; "auto" is always relative.

@@ -53,8 +53,8 @@ class Evidence:
 
         Parameters
         ----------
-        scales : positive number, or array (c,)
-            One for all columns, or one for each.
+        scales : float, or array, (c,)
+            Above 0: one for all columns, or one for each.
 
         Raises
         ------

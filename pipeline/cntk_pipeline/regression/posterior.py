@@ -39,7 +39,7 @@ class Predictive:
     ----------
     mean : float64 array, (n_test, c)
         Predictive mean.
-    covariance : float64 array, (n_test, n_test), or None
+    covariance : float64 array, (n_test, n_test), optional
         The same for every column; None where the kernel of the test samples was not given.
     """
 

@@ -199,7 +199,7 @@ def confidence_bins(
     Returns
     -------
     (array, array, array)
-        (bins,) arrays: the number of samples in each bin, the sum of their confidence, and the number of right ones.
+        The number of samples in each bin, the sum of their confidence, and the number of right ones, ``(bins,)`` each.
     """
     if not is_whole_number(bins) or bins < 1:
         raise ConfigError(f"bins must be a whole number of at least 1, got {bins!r}")

@@ -111,7 +111,7 @@ class Lease:
 
     Attributes
     ----------
-    lost : Event
+    lost : threading.Event
         Set when another driver took this one for dead and has taken over, when another run lies there by now, or when
         the store has refused to renew the lease for `PATIENCE_SECONDS`; it would refuse tiles as well.
     reason : PipelineError, optional

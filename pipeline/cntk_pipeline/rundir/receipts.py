@@ -29,10 +29,10 @@ class Block:
         Of all.
     names : tuple of str
         Of arrays and hosts.
-    receipts : array
-        (n,) of `RECEIPT`.
-    chunks : array
-        (m,) of `CHUNK`, those of the first receipt first.
+    receipts : array, (n,)
+        Of `RECEIPT`.
+    chunks : array, (m,)
+        Of `CHUNK`, those of the first receipt first.
     other_digests : mapping of int to str
         Texts of digests that are no 32 hexadecimal digits, by the place of their chunk.
     """

@@ -86,7 +86,7 @@ class StoredData:
         Their part of the run's specification.
     dtype : str
         Of the images; they are stored as the kernel reads them.
-    names : tuple of InputName, optional
+    names : tuple of str, optional
         Of the arrays; new images have no labels and no training part.
     origin : str, optional
         Of new images, which the group has beside them; a run has the description of its data set there.

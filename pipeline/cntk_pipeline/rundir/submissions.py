@@ -190,11 +190,11 @@ def obeying_requests(
     ----------
     run : RunDirectory
         The run directory.
-    stop : Event
+    stop : threading.Event
         The event.
     say : callable
         Gets a line.
-    earlier : Version
+    earlier : tuple, optional
         The request that is passed over, as `find_request` has found it; None for none.
     """
     ended = threading.Event()

@@ -30,9 +30,9 @@ class Twins:
     ----------
     run, old, growth
         As given.
-    readouts
+    readouts : mapping of str to str
         The name in the older run of each read-out that both have, by its name in the run.
-    solves
+    solves : mapping of str to str
         The name in the older run of each solve of the same system, images and labels aside, by its name in the run.
     """
 

@@ -41,10 +41,12 @@ def subtract_product(a: Array, b: Array, tile_out: Array) -> None:
 
     Parameters
     ----------
-    a, b : array
-        ``(m, k)`` and ``(n, k)``, rows contiguous.
-    tile_out : array
-        ``(m, n)``, rows contiguous.
+    a : array, (m, k)
+        Rows contiguous.
+    b : array, (n, k)
+        Rows contiguous.
+    tile_out : array, (m, n)
+        Rows contiguous.
     """
     (m, k), n = a.shape, len(b)
     if m and n and k:
@@ -63,10 +65,9 @@ def solve_right(lower: Array, tile_out: Array) -> None:
 
     Parameters
     ----------
-    lower : array
-        ``(n, n)``, a factor; nothing above its diagonal is read.
-    tile_out : array
-        ``(m, n)``.
+    lower : array, (n, n)
+        A factor; nothing above its diagonal is read.
+    tile_out : array, (m, n)
     """
     m = len(tile_out)
     for begin in range(0, len(lower), BLOCK):

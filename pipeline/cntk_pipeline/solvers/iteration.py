@@ -38,8 +38,8 @@ class State:
 
     Attributes
     ----------
-    solution, residual, preconditioned : array
-        X, r and z = M^-1 r of all classes, ``(n, classes)`` float64.
+    solution, residual, preconditioned : float64 array, (n, classes)
+        The x, r and z = M^-1 r of all classes.
     direction : array
         The next factor of the matrix: p, or x where the true residual is wanted.
     relative : array
@@ -65,8 +65,7 @@ def begin(targets: Array, precondition: Precondition) -> State:
 
     Parameters
     ----------
-    targets : array
-        ``(n, classes)``.
+    targets : array, (n, classes)
     """
     relative = _relative(targets, targets)
     preconditioned = precondition(targets)

@@ -23,9 +23,9 @@ class CholeskyOptions(Section):
     factor_dtype : {"float64", "float32"}
         The type of the stored factor. In float32 it takes half the disk, and conjugate gradients with it as
         preconditioner bring the residual down to ``tolerance``; products are in float64 anyway.
-    tolerance : float or None
+    tolerance : float, optional
         Relative residual of every class at which these iterations end; by default 1e-10.
-    max_iterations : int or None
+    max_iterations : int, optional
         Number of iterations after which they give up; by default 1000.
     """
 
@@ -111,9 +111,9 @@ class CentresOptions(Section):
         "first" takes the first training images; "random" draws them, and the run stores them first. "rpcholesky" draws
         the images that tell most about all others, from the kernel of the first read-out: by randomly pivoted Cholesky,
         in ten blocks of columns or more.
-    centre_seed : int or None
+    centre_seed : int, optional
         Of the draw; 0 by default.
-    centres_tolerance : float or None
+    centres_tolerance : float, optional
         Of "rpcholesky": no more centres are drawn once the relative trace error of the kernel that they stand for is
         this small. ``centres`` is the largest number then.
     centre_jitter : float

@@ -110,8 +110,8 @@ def low_rank(sketch: Array, core: Array) -> tuple[Array, Array]:
     Returns
     -------
     (array, array)
-        ``U``, ``(n, rank)`` with orthonormal columns, and ``lambda``, ``(rank,)``, largest first, of ``K ~ U
-        diag(lambda) U^T``.
+        ``U``, ``(n, rank)`` with orthonormal columns, and ``lambda``, ``(rank,)``, largest first, of
+        ``K ~ U diag(lambda) U^T``.
     """
     count, rank = sketch.shape
     values, vectors = scipy.linalg.eigh((core + core.T) / 2)

@@ -29,7 +29,7 @@ class Record(Generic[_T]):
 
     Parameters
     ----------
-    model : object
+    model : type
         Of its content: a frozen dataclass or a `TypedDict`, with the configuration `STRICT`.
     remedy : str
         For a damaged record, as a sentence that begins with a small letter.

@@ -65,7 +65,7 @@ class Event:
         The tile of the event.
     error : str
         The class and the message of an error, without credentials.
-    details : Details
+    details : mapping of str to str, int or float
         Further values, by names with their units.
     run_path : str
         Of the event's run; "" where this process has only one.

@@ -118,7 +118,7 @@ def start(config: RunConfig, view: View, stop: threading.Event, *, verify: bool 
         The workflow.
     view : View
         Shows the progress.
-    stop : Event
+    stop : threading.Event
         Set it to let tiles in flight finish, then `Interrupted` is raised.
     verify : bool
         Read every finished chunk and compare its checksums first.

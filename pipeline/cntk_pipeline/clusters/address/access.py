@@ -71,7 +71,7 @@ def require_encrypted(address: str, config: ClusterConfig) -> tuple[str, ...]:
 
     Returns
     -------
-    warnings
+    warnings : tuple of str
         Of a plain connection over the loopback.
 
     Raises

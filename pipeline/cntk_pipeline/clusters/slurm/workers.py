@@ -84,7 +84,7 @@ def wait_for_workers(
         The number of workers to wait for.
     given_up : callable
         Tells that no worker will come any more.
-    stop : Event or None
+    stop : threading.Event or None
         Set to end the wait.
     lost : str
         The message where there is no worker at the end.

@@ -77,10 +77,10 @@ class Flight:
     ----------
     slot : Slot
         Its own until it is finished.
-    done : object
-        Event behind the last of its copies.
-    values : array
-        (pairs, readouts) float64 in pinned memory, to be read behind ``done``.
+    done : cuda.core.Event
+        Lies behind the last of its copies.
+    values : float64 array, (pairs, readouts)
+        In pinned memory, to be read behind ``done``.
     """
 
     slot: Slot

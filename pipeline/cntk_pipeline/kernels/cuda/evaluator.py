@@ -37,10 +37,10 @@ class Launcher(Protocol):
         ----------
         left, right : Packed
             Images; not written afterwards, since what was copied once is not copied again.
-        pairs : array
-            ``(n, 3)`` int32, left image, right image, how much they are the same; not written either.
+        pairs : int32 array, (n, 3)
+            Left image, right image, how much they are the same; not written either.
         wait : bool
-            Until there is room for another launch, which other threads may have.
+            Whether to wait until there is room for another launch, which other threads may have.
 
         Returns
         -------
@@ -147,8 +147,8 @@ class CudaEvaluator(CpuEvaluator):
 
         Parameters
         ----------
-        x, z : array
-            ``(n, C, H, W)``, of `planar`.
+        x, z : array, (n, C, H, W)
+            Of `planar`.
         symmetric : bool
             Of pairs on and below the diagonal alone.
         one_sample : bool

@@ -57,7 +57,9 @@ class Layout:
     left_size, right_size : int
         Statistics of a left and of a right image.
     tensors : mapping of int to TensorPlace
-        By their slot; tensor_size : numbers of all tensors of a pair.
+        By their slot.
+    tensor_size : int
+        Numbers of all tensors of a pair.
     """
 
     dtype: np.dtype

@@ -34,12 +34,12 @@ class Slot:
 
     Parameters
     ----------
-    device : object
-        Of cuda-core, and the current one of the thread.
+    device : cuda.core.Device
+        The current one of the thread.
 
     Attributes
     ----------
-    stream
+    stream : cuda.core.Stream
         Carries out copies and launches in their order.
     """
 
@@ -61,8 +61,8 @@ class Slot:
 
         Returns
         -------
-        object
-            Cuda.core.Buffer of at least its size.
+        cuda.core.Buffer
+            Of at least its size.
         """
         sent = self._sent.get(name)
         if sent is None or sent() is not array:

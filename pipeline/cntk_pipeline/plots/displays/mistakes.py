@@ -79,7 +79,7 @@ class Mistakes(Display):
         Numbers of wrong predictions and of test images.
     mistakes : tuple of Mistake
         The most confident ones, by falling margin.
-    samples : (mistakes, 1 + neighbours, ...) float64 array
+    samples : float64 array, (mistakes, 1 + neighbours, ...)
         The test image and its neighbours, as the source of the run had them.
     """
 

@@ -29,8 +29,8 @@ class Reliability(Display):
     ----------
     system : str
         Its name.
-    counts : array
-        (bins,) int64 array of test images in a bin.
+    counts : int64 array, (bins,)
+        Numbers of test images in a bin.
     confidence, accuracy : float64 array, (bins,)
         Means over a bin; NaN of an empty one.
     error : float

@@ -61,8 +61,10 @@ class LeftOut:
     ----------
     system : str
         Its name.
-    squared_error, score : float
+    squared_error : float
         Of leave-one-out on the training images.
+    score : float or None
+        Likewise; None where the data have none.
     test_squared_error, test_score : float or None
         Of the test images; None where it is not solved yet, or their labels are not known.
     """
