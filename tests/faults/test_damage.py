@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,9 +28,10 @@ from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.memory import PROCESS_BYTES, USABLE
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
-from cntk_pipeline.rundir import owners, verification
+from cntk_pipeline.rundir import owners, stored_data, verification
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.storage import LocalPath
+from cntk_pipeline.tasks import Stage, Task
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -262,6 +264,26 @@ def test_a_lost_chunk_of_the_kernel_is_computed_again_from_images_that_are_check
     print(f"{2 * len(lost)} faults injected, 0 tiles recomputed beyond the bound, 0 wrong numbers readable as done")
 
 
+@pytest.mark.parametrize("solve", [{}, {"solver": "centres", "centres": 9, "centre_choice": "rpcholesky"}], ids=str)
+def test_images_behind_the_first_chunk_are_checked_before_a_lost_tile_is_computed_again(
+    small_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, solve: dict[str, Any]
+) -> None:
+    """Seen to fail with centres that the kernel draws, whose tiles are computed before those of other runs."""
+    monkeypatch.setattr(stored_data, "CHUNK_BYTES", 64)
+    run = runs.start(small_config(solve=solve), Recorder(), threading.Event())
+    path = Path(run.path)
+    truth, images = chunks(path), sorted(filter(is_chunk, (path / "inputs.zarr/train_images").rglob("*")))[-1]
+    content = images.read_bytes()
+    lost = sorted(name for name in truth if name.startswith("kernel.zarr") and "/train/" in name)[-1]
+    (path / lost).unlink()
+    images.write_bytes(flip(content, random.Random(2)))
+    shutil.rmtree(path / "solve")
+    forget()
+    assert make_report(runs.resume(str(path), Recorder(), threading.Event())).complete
+    assert images.read_bytes() == content
+    assert chunks(path) == truth
+
+
 def test_a_damaged_first_chunk_of_the_images_is_written_anew_though_no_pair_is_left_to_compute(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -288,6 +310,27 @@ def test_a_lost_chunk_of_the_kernel_is_computed_again_only_by_workers_with_memor
     next(file for file in (whole / "kernel.zarr").rglob("*") if is_chunk(file)).unlink()
     with pytest.raises(ConfigError, match="a kernel tile of 8 samples holds"):
         runs.resume(str(whole), Recorder(), threading.Event())
+
+
+def test_no_more_chunks_are_asked_at_once_than_the_store_takes() -> None:
+    """Seen to fail where arrays were asked in turn, each with threads of its own."""
+    lock, busy, most = threading.Lock(), 0, 0
+
+    class Array:
+        def checksums(self, indices: list[tuple[int, ...]]) -> list[int]:
+            nonlocal busy, most
+            with lock:
+                busy += 1
+                most = max(most, busy)
+            time.sleep(0.02)
+            with lock:
+                busy -= 1
+            return [0] * len(indices)
+
+    arrays: list[Any] = [Array() for _ in range(4)]
+    tasks = [(Task(Stage("train"), 0, k), [(array, (0, k)) for array in arrays], [0] * 4) for k in range(512)]
+    assert all(verification._match(tasks, at_once=4))
+    assert most == 4
 
 
 def test_a_resume_lists_the_chunks_of_a_whole_kernel_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

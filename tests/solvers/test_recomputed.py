@@ -319,6 +319,19 @@ def test_other_ways_are_told_where_the_disk_is_short_or_they_are_far_cheaper(
 
 
 @pytest.mark.slow
+def test_a_factor_in_float32_is_charged_the_passes_that_it_takes(
+    small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with those of conjugate gradients without a factor."""
+    monkeypatch.setattr(LocalPath, "free_bytes", lambda path: 1000)
+    plan = runs.plan(small_config(**ONE, solve={"factor_dtype": "float32"}))
+    (asked,) = (way for way in plan.ways if way.is_asked)
+    assert plan.iteration is not None
+    extra = asked.seconds - plan.seconds
+    assert extra == pytest.approx(12 * plan.iteration.seconds, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_a_plan_on_a_short_disk_says_where_the_workflow_allows_no_other_way(
     small_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

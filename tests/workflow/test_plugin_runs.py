@@ -249,6 +249,21 @@ def test_a_kernel_of_the_test_images_that_is_asked_for_later_is_computed_in_a_ne
     assert make_report(run).complete
 
 
+@pytest.mark.parametrize("cluster", [{"kind": "serial"}, {"kind": "local", "workers": 1}], ids=["serial", "local"])
+def test_a_lost_tile_of_the_test_images_is_computed_in_a_new_process(
+    small_config: Config, plugin: dict[str, Any], elsewhere: Callable[[], None], cluster: dict[str, Any]
+) -> None:
+    """Seen to fail where receipts alone told whether a worker needs the code."""
+    given: dict[str, Any] = {"readouts": READOUTS | {"kinds": ["nngp"]}, "kernel": plugin}
+    config = small_config(**given, inference={"posterior_covariance": True})
+    path = Path(runs.start(config, Recorder(), threading.Event()).path)
+    next(file for file in sorted((path / "test_kernel.zarr").rglob("0")) if file.is_file()).unlink()
+    shutil.rmtree(path / "solve")
+    elsewhere()
+    run = runs.resume(config.store.path, Recorder(), threading.Event(), cluster=ClusterConfig(**cluster))
+    assert make_report(run).complete
+
+
 def test_a_specification_without_a_digest_loads_nothing(
     run: RunDirectory, folder: Path, elsewhere: Callable[[], None]
 ) -> None:

@@ -451,7 +451,11 @@ def _chunk_on_disk(array: TiledArray, index: tuple[int, ...]) -> Chunk | None:
 
 
 def prepare_worker(
-    run_path: str, versions: dict[str, str], code: UserCode | None = None, computes: bool = False
+    run_path: str,
+    versions: dict[str, str],
+    code: UserCode | None = None,
+    computes: bool = False,
+    test_kernel: bool = False,
 ) -> None:
     """Prepare a worker process: compare versions, compile or load the engine, and let it test itself on two images.
 
@@ -467,6 +471,8 @@ def prepare_worker(
         The user's own code that the driver may import, and so this process; None for none.
     computes : bool
         Whether the engine is needed with a whole kernel too, as where solves compute tiles that are not stored.
+    test_kernel : bool
+        Whether K(test, test) belongs to the whole kernel.
 
     Raises
     ------
@@ -488,7 +494,7 @@ def prepare_worker(
     forget_runs()
     run = open_once(run_path)
     needs_more = not is_known(run) or run.specification.engine.code is not None or uses_devices(run)
-    if needs_more and not computes and is_whole(run):
+    if needs_more and not computes and is_whole(run, test_kernel=test_kernel):
         return  # what is left needs no engine
     if code is not None:
         load_code(run, code)

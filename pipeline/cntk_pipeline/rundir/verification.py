@@ -161,7 +161,8 @@ def _match(claimed: Sequence[_Claimed], at_once: int) -> Iterator[bool]:
     for _, places, _ in claimed:
         for array, index in places:
             by_array.setdefault(array, []).append(index)
-    found = {array: _ask(array.checksums, indices, at_once) for array, indices in by_array.items()}
+    # One array after the other, which has its threads to itself.
+    found = {array: iter(list(_ask(array.checksums, indices, at_once))) for array, indices in by_array.items()}
     for _, places, checksums in claimed:
         yield [next(found[array]) for array, _ in places] == checksums
 

@@ -46,11 +46,13 @@ PASSES = 3
 """Passes at most: the first, and those that compute damaged tiles again."""
 
 
-def prepare_worker(run_path: str, versions: dict[str, str], code: UserCode | None, computes: bool = False) -> None:
+def prepare_worker(
+    run_path: str, versions: dict[str, str], code: UserCode | None, computes: bool = False, test_kernel: bool = False
+) -> None:
     """Prepare a process that computes tiles; parameters and errors as in `gram.prepare_worker`, `reserve_buffers`."""
     forget_tiles()  # an earlier driver's solves may have had other options beside the result
     reserve_buffers()
-    gram.prepare_worker(run_path, versions, code, computes)
+    gram.prepare_worker(run_path, versions, code, computes, test_kernel)
 
 
 def check_inputs(run: RunDirectory, config: RunConfig, view: View) -> None:
@@ -80,7 +82,7 @@ def compute(phases: Phases, config: RunConfig, is_checked: bool) -> None:
 def _pass(phases: Phases, config: RunConfig, is_checked: bool) -> list[Outcome]:
     """Go once through all phases, and return what came of those that may meet damaged tiles."""
     phases.executor.adapt()
-    centres = _draw_centres(phases, config)
+    centres = _draw_centres(phases, config, is_checked)
     if centres.failed:
         return [centres]
     _compute_kernel(phases, config, is_checked)
@@ -93,14 +95,19 @@ def _compute_kernel(phases: Phases, config: RunConfig, is_checked: bool) -> None
     run, jobs = phases.run, _kernel_jobs(phases.run, config, None)
     done = phases.look_up(jobs)
     if len(done) < len(jobs):
-        if not is_checked:
-            check_inputs(run, config, phases.view)
-        memory = phases.executor.memory()
-        if memory is not None and not lacks_pairs(run, config):  # otherwise the memory was looked at
-            kernel_need(run, memory).require(memory)
+        _make_ready(phases, config, is_checked)
         nodes = gram.node_counts(run)
         jobs = jobs if nodes is None else _kernel_jobs(run, config, nodes)
     phases.run_jobs(KERNEL, jobs, done).require()
+
+
+def _make_ready(phases: Phases, config: RunConfig, is_checked: bool) -> None:
+    """Check the data set and the workers' memory, where tiles of the kernel are gone, but not their receipts."""
+    run, memory = phases.run, phases.executor.memory()
+    if not is_checked:
+        check_inputs(run, config, phases.view)
+    if memory is not None and not lacks_pairs(run, config):  # otherwise the memory was looked at
+        kernel_need(run, memory).require(memory)
 
 
 def _kernel_jobs(run: RunDirectory, config: RunConfig, nodes: NodeCounts | None) -> Jobs:
@@ -111,12 +118,14 @@ def _kernel_jobs(run: RunDirectory, config: RunConfig, nodes: NodeCounts | None)
     return jobs + gram.test_kernel_jobs(run, nodes)
 
 
-def _draw_centres(phases: Phases, config: RunConfig) -> Outcome:
+def _draw_centres(phases: Phases, config: RunConfig, is_checked: bool) -> Outcome:
     """Let the kernel itself draw the centres, and compute its columns, where the workflow asks for that."""
     run = phases.run
     if not run.specification.has_pivots:
         return Outcome()
     pivots_group(run).create()
+    if not gram.is_whole(run):
+        _make_ready(phases, config, is_checked)
     *_, last = pivot_jobs(run)
     course = Course("centres", pivot_rounds(run), last, ())
     outcome, _ = phases.run_courses(KERNEL, [course], lambda: _pivots_text(run))

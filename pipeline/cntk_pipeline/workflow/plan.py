@@ -33,7 +33,7 @@ from cntk_pipeline.tasks import StageForecast
 from cntk_pipeline.tiling import Cut, total_pairs
 from cntk_pipeline.workflow.load import Loaded, allows, slots_of
 from cntk_pipeline.workflow.wanted import OWNERS
-from cntk_pipeline.workflow.ways import PASSES, Way, compare_ways, is_telling
+from cntk_pipeline.workflow.ways import FACTOR_PASSES, PASSES, Way, compare_ways, is_telling
 
 TASK_SECONDS = 0.012
 """Cost of a task beside its arithmetic: scheduling, opening arrays, fsync. Measured on tasks without arithmetic."""
@@ -206,7 +206,8 @@ def make_plan(loaded: Loaded, tile: int, kept: Collection[int], free_bytes: int 
     def cost_of(solve: SolveConfig) -> tuple[float, int]:
         other = _forecast(loaded, with_factor_tile(solve, Cut(train, tile), slots, kept), tile, rate)
         stages, one = other.stage_plans(slots), other.iteration
-        passes = 0.0 if one is None else PASSES * _plan_iteration(one, other.systems, slots).seconds
+        count = FACTOR_PASSES if solve.solver == "cholesky" else PASSES
+        passes = 0.0 if one is None else count * _plan_iteration(one, other.systems, slots).seconds
         return sum(each.seconds for each in stages) + passes, sum(each.written_bytes for each in stages)
 
     ways = compare_ways(config.solve, train, partial(allows, loaded), cost_of, free_bytes)

@@ -489,16 +489,14 @@ def _execute(begun: Begun, view: View, stop: threading.Event, verify: bool) -> N
     _say_other_versions(run, view)
     # Where no pair is left to compute, the chunks of the data set are not all read. Those of the kernel are listed
     # once, by the first pass, which checks the data set where some of them are gone.
-    lacks = lacks_pairs(run, config)
-    is_checked = verify or lacks or _is_lacking_images(run)
+    is_checked = verify or lacks_pairs(run, config) or _is_lacking_images(run)
     if is_checked:
         check_inputs(run, config, view)
     _sweep(run, view)
     run.journal.compact()
-    # Workers look for the tiles of K(train, train) and K(test, train) by themselves.
-    computes = computes_tiles(config.solve) or (lacks and needs_test_kernel(config.inference))
+    computes, test_kernel = computes_tiles(config.solve), needs_test_kernel(config.inference)
     versions = versions_for(run.specification.engine)
-    prepare = partial(prepare_worker, str(run.path.absolute()), versions, begun.trusted.code, computes)
+    prepare = partial(prepare_worker, str(run.path.absolute()), versions, begun.trusted.code, computes, test_kernel)
     source = begun.trusted.source
     with (
         obeying_requests(run, stop, view.say),

@@ -10,6 +10,9 @@ from cntk_pipeline.solvers import kernel_bytes_of
 PASSES = 40
 """Passes over the kernel that ways are compared with: on 1,500 digits a preconditioner of rank 256 takes 27 to 40."""
 
+FACTOR_PASSES = 12
+"""Passes with a factor in float32, at most; docs/solving.md says so."""
+
 CENTRES = 2000
 """Centres that ways are compared with; docs/solving.md has the same number."""
 
@@ -26,7 +29,8 @@ class Way:
     Attributes
     ----------
     name : {"factored", "stored", "recomputed", "centres"}
-        "factored" keeps the whole kernel and its Cholesky factors; "stored" keeps the kernel, for `PASSES` passes of
+        "factored" keeps the whole kernel and its Cholesky factors, with `FACTOR_PASSES` passes where these are in
+        float32; "stored" keeps the kernel, for `PASSES` passes of
         conjugate gradients; "recomputed" keeps ``kernel_bytes`` of it, or its diagonal tiles, and computes the rest in
         each pass; "centres" is another regression, on `CENTRES` training images, or those of the workflow.
     seconds : float
