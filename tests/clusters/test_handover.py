@@ -489,8 +489,12 @@ def test_submit_and_status_print_the_address_of_the_dashboard(tmp_path: Path, mo
     assert said.exit_code == 0, said.output
     (address,) = re.findall(r"(?m)^dashboard: (http://127\.0\.0\.1:\d+/cntk)$", said.output)
     assert f", dashboard {address}\n" in cntk("status", "run", cwd=tmp_path).stdout
-    with urllib.request.urlopen(address, timeout=60) as page:
-        assert str(tmp_path / "run") in page.read().decode()
+
+    def shows_the_run() -> bool:
+        with urllib.request.urlopen(address, timeout=60) as page:
+            return str(tmp_path / "run") in page.read().decode()
+
+    wait_until(shows_the_run, "the first news of the driver on its page")
 
 
 def test_where_the_driver_is_elsewhere_or_slow_the_command_is_named_that_has_the_address(
