@@ -237,7 +237,7 @@ cntk_pipeline.run(tables, store__path="run")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert re.search(r"(?m)^kernel +━+ +10/10 .*took ", text)
     assert re.search(r"(?m)^solve +━+ +(\d+)/\1 .*took ", text)
-    assert b"\x1b[?25l" in shown  # the cursor is hidden while a bar is drawn again and again, if only once in a short phase
+    assert b"\x1b[?25l" in shown  # hides the cursor while a bar is drawn, which in a short phase is once
     assert "10/10 tiles" not in text
 
 
