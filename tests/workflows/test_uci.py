@@ -94,7 +94,6 @@ def test_the_script_compares_all_methods_on_scikit_learn_s_tables_and_goes_on_af
     assert out.read_text() == "name,score\n"
 
 
-@pytest.mark.skipif(not RESULTS.exists(), reason="the scores of the paper's tables are not in the repository")
 def test_the_figures_of_the_pages_are_those_of_the_file_of_scores(uci: ModuleType) -> None:
     scores = uci.read_scores(RESULTS)
     assert len(scores) == 90
