@@ -5,6 +5,7 @@ that of what a receipt says (swapped chunks), with damaged JSON that is no error
 of the journal taken without their checksums, and without the look for the chunks of the data set.
 """
 
+import gc
 import itertools
 import os
 import random
@@ -28,6 +29,7 @@ from cntk_pipeline.clusters import WorkerMemory
 from cntk_pipeline.clusters.memory import PROCESS_BYTES, USABLE
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError, PipelineError, StoreError
+from cntk_pipeline.gram.tiles import kernel_jobs
 from cntk_pipeline.rundir import owners, stored_data, verification
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.storage import LocalPath
@@ -331,6 +333,26 @@ def test_no_more_chunks_are_asked_at_once_than_the_store_takes() -> None:
     tasks = [(Task(Stage("train"), 0, k), [(array, (0, k)) for array in arrays], [0] * 4) for k in range(512)]
     assert all(verification._match(tasks, at_once=4))
     assert most == 4
+
+
+def test_garbage_is_not_collected_while_finished_tiles_are_looked_up(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, match = [], verification._match
+
+    def watched(*given: Any) -> Any:
+        found.append(gc.isenabled())
+        return match(*given)
+
+    monkeypatch.setattr(verification, "_match", watched)
+    run = RunDirectory(whole)
+    assert verification.finished(run, list(kernel_jobs(run)))[0]
+    assert found == [False]
+    assert gc.isenabled()
+    monkeypatch.setattr(verification, "_match", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        verification.finished(run, list(kernel_jobs(run)))
+    assert gc.isenabled()
 
 
 def test_a_resume_lists_the_chunks_of_a_whole_kernel_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The finished tiles of a run: chunks on disk, compared with the receipts."""
 
+import contextlib
+import gc
 import itertools
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +31,19 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Pause the search for cycles, of which a look-up makes none: of a million tiles it is a quarter of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_garbage_collection()
 def finished(run: RunDirectory, jobs: Sequence[Job], *, verify: bool = False) -> tuple[TaskSet, list[Task]]:
     """Find out which jobs are done; adopt whole tiles without a receipt, set bad ones aside.
 
