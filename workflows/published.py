@@ -173,7 +173,8 @@ def _draw_curves(axes: "Axes", curves: dict[str, list[tuple[int, float]]], resul
         first = next((row for row in rows if row.images.startswith("test before ")), None)
         label = name if first is None else f"{name} *"
         notes |= {f"* {_told(row, first)}" for row in rows if first is not None and row.images == "test"}
-        axes.plot(sizes, [100 * value for value in accuracies], color=colour, marker=marker, label=label)
+        style = "-" if number < len(COLOURS) else "--"
+        axes.plot(sizes, [100 * value for value in accuracies], style, color=colour, marker=marker, label=label)
     axes.set_xscale("log")
     axes.set(xlabel="training images", ylabel="test accuracy (%)")
     axes.legend(title="\n".join(sorted(notes)) or None, title_fontsize="small")

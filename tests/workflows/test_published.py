@@ -75,6 +75,14 @@ def test_the_figure_has_a_row_a_number_and_a_line_a_curve(published: ModuleType)
     assert len(published.draw(_pairs(published, rows[1:]), {"run": rows[1:]}).axes) == 1
 
 
+def test_no_two_curves_are_drawn_alike(published: ModuleType) -> None:
+    pytest.importorskip("matplotlib")
+    results = published.read_results()
+    _, right = published.draw(list(published.pairs(results, published.read_published())), results).axes
+    styles = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in right.lines}
+    assert len(styles) == len(right.lines) > 6
+
+
 def test_the_figure_says_how_many_test_images_are_original(published: ModuleType) -> None:
     pytest.importorskip("matplotlib")
     first = published.Row("depth3-flatten-ntk", 0.0, "test before 20", 20, 100, 100, 0.65, 0.01)
