@@ -146,7 +146,12 @@ class System:
     @property
     def label(self) -> str:
         """Name the system for people."""
-        return f"{self.readout}, ridge {self.ridge:g} ({self.ridge_mode})"
+        return label_of(self.readout, self.ridge, self.ridge_mode)
+
+
+def label_of(readout: str, ridge: float, ridge_mode: str) -> str:
+    """Name a system for people, by its read-out and its ridge as the workflow gives it."""
+    return f"{readout}, ridge {ridge:g} ({ridge_mode})"
 
 
 Bounds = tuple[int, int]

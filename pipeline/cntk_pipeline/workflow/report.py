@@ -22,6 +22,7 @@ from cntk_pipeline.rundir.specification import DataSpecification, EngineRecord
 from cntk_pipeline.rundir.verification import spent, with_arrays
 from cntk_pipeline.solvers import METRICS, RidgeChoice, kept_tiles_of, read_choice, solve_name, solver_of
 from cntk_pipeline.solvers.scores import main_score
+from cntk_pipeline.solvers.systems import label_of
 from cntk_pipeline.tasks import Receipt, Stage, Task
 from cntk_pipeline.telemetry.driver_log import find_executor
 from cntk_pipeline.units import python_text
@@ -143,8 +144,8 @@ class SolveReport:
 
     @property
     def label(self) -> str:
-        """Name the system for people, as `System.label` does."""
-        return f"{self.readout}, ridge {self.ridge:g} ({self.ridge_mode})"
+        """Name the system for people."""
+        return label_of(self.readout, self.ridge, self.ridge_mode)
 
 
 @dataclass(frozen=True)
