@@ -15,7 +15,6 @@ from cntk_pipeline.driver.driver import Driver, Outcome, Progress
 from cntk_pipeline.driver.observed import recording
 from cntk_pipeline.driver.rounds import Course, Tally, run_rounds
 from cntk_pipeline.driver.timing import PhaseClock
-from cntk_pipeline.errors import CorruptTile
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.lease import Lease
@@ -94,11 +93,29 @@ class Phases:
         if self.source is not None:
             take_over(self.run, self.source, jobs, self.view.say)
 
-    def checking_all(self, damaged: CorruptTile) -> "Phases":
-        """Say that a tile is damaged, and return phases that check all tiles and compute bad ones again."""
-        self.view.say(f"damaged tile: {damaged}; checking all tiles and computing bad ones again")
+    def mending(self, passes: int, attempt: Callable[["Phases"], Sequence[Outcome]]) -> Sequence[Outcome]:
+        """Go through all phases; where a tile turns out to be damaged, check all tiles and compute bad ones again.
+
+        Parameters
+        ----------
+        passes : int
+            At most, the first one included.
+        attempt : callable
+            Goes once through the phases that it is given, and returns what came of those that may meet damaged tiles.
+
+        Returns
+        -------
+        sequence of Outcome
+            Of the last pass; it may still have met a damaged tile.
+        """
+        outcomes = attempt(self)
+        damaged = [error for outcome in outcomes for error in outcome.damaged]
+        if not damaged or passes == 1:
+            return outcomes
+        self.view.say(f"damaged tile: {damaged[0]}; checking all tiles and computing bad ones again")
         # Counts begin again, on a board of their own.
-        return replace(self, verify=True, board=Board.shown_by(self.executor, str(self.run.path)))
+        checking = replace(self, verify=True, board=Board.shown_by(self.executor, str(self.run.path)))
+        return checking.mending(passes - 1, attempt)
 
     def _begin(self, phase: str) -> None:
         self.clock.begin(phase)

@@ -226,20 +226,20 @@ def _run_phases(phases: Phases, run: RunDirectory, system: System, question: Pre
     """
     directory = phases.run
     assert isinstance(directory, PredictionDirectory)
-    for left in reversed(range(PASSES)):
+
+    def attempt(phases: Phases) -> Sequence[Outcome]:
         outcome = Outcome()
         for phase, jobs in _phases(directory, system, question):
             if not outcome.failed:
                 outcome = phases.run_jobs(phase, jobs)
-        damaged = outcome.damaged
-        if not damaged:
-            break
-        if not left:
-            raise CorruptTile(
-                f"{damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same command "
-                "goes on"
-            )
-        phases = phases.checking_all(damaged[0])
+        return (outcome,)
+
+    (outcome,) = phases.mending(PASSES, attempt)
+    if outcome.damaged:
+        raise CorruptTile(
+            f"{outcome.damaged[0]}. `cntk resume --verify {shell_word(run.path)}` computes it again, then the same "
+            "command goes on"
+        )
     outcome.require()
 
 

@@ -69,13 +69,7 @@ def compute(phases: Phases, config: RunConfig, is_checked: bool) -> None:
     is_checked : bool
         Whether the chunks of the data set were checked.
     """
-    for left in reversed(range(PASSES)):
-        outcomes = _pass(phases, config, is_checked)
-        damaged = [error for outcome in outcomes for error in outcome.damaged]
-        if not damaged or not left:
-            break
-        phases = phases.checking_all(damaged[0])
-    for outcome in outcomes:
+    for outcome in phases.mending(PASSES, lambda each: _pass(each, config, is_checked)):
         outcome.require()
 
 
