@@ -40,6 +40,10 @@ Run = Callable[..., RunDirectory]
 
 EXACT = (Path(__file__).parents[1] / "kernels" / "plugins" / "exact.py").read_text()
 READOUTS = {"depths": [3], "poolings": ["gap"], "kinds": ["ntk", "nngp"]}
+
+on_each_cluster = pytest.mark.parametrize(
+    "cluster", [{"kind": "serial"}, {"kind": "local", "workers": 1}], ids=["serial", "local"]
+)
 NEW = np.random.default_rng(3).standard_normal((21, 6, 5, 2)).astype(np.float32)
 
 
@@ -215,7 +219,7 @@ def test_a_worker_without_the_code_or_with_other_code_computes_nothing(
         gram.prepare_worker(str(run.path), {}, allowed)
 
 
-@pytest.mark.parametrize("cluster", [{"kind": "serial"}, {"kind": "local", "workers": 1}], ids=["serial", "local"])
+@on_each_cluster
 def test_a_stored_kernel_whose_solve_computes_its_tiles_again_goes_on_in_a_new_process(
     small_config: Config, plugin: dict[str, Any], elsewhere: Callable[[], None], cluster: dict[str, Any]
 ) -> None:
@@ -232,7 +236,7 @@ def test_a_stored_kernel_whose_solve_computes_its_tiles_again_goes_on_in_a_new_p
     assert make_report(run).complete
 
 
-@pytest.mark.parametrize("cluster", [{"kind": "serial"}, {"kind": "local", "workers": 1}], ids=["serial", "local"])
+@on_each_cluster
 def test_a_kernel_of_the_test_images_that_is_asked_for_later_is_computed_in_a_new_process(
     small_config: Config, plugin: dict[str, Any], elsewhere: Callable[[], None], cluster: dict[str, Any]
 ) -> None:
@@ -249,7 +253,7 @@ def test_a_kernel_of_the_test_images_that_is_asked_for_later_is_computed_in_a_ne
     assert make_report(run).complete
 
 
-@pytest.mark.parametrize("cluster", [{"kind": "serial"}, {"kind": "local", "workers": 1}], ids=["serial", "local"])
+@on_each_cluster
 def test_a_lost_tile_of_the_test_images_is_computed_in_a_new_process(
     small_config: Config, plugin: dict[str, Any], elsewhere: Callable[[], None], cluster: dict[str, Any]
 ) -> None:

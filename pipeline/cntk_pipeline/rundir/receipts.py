@@ -68,6 +68,7 @@ class Receipts:
         self._stages[block.stage].add_block(block)
         order = np.argsort(block.receipts["row"], kind="stable")
         rows, begins = np.unique(block.receipts["row"][order], return_index=True)
+        # An empty block has no row, of which NumPy makes one empty part.
         for row, cols in zip(rows.tolist(), np.split(block.receipts["col"][order], begins[1:]), strict=False):
             self.tasks.add_row(block.stage, row, cols)
 

@@ -177,7 +177,7 @@ def _match(claimed: Sequence[_Claimed], at_once: int) -> Iterator[bool]:
         for array, index in places:
             by_array.setdefault(array, []).append(index)
     # One array after the other, which has its threads to itself.
-    found = {array: iter(list(_ask(array.checksums, indices, at_once))) for array, indices in by_array.items()}
+    found = {array: iter(_ask(array.checksums, indices, at_once)) for array, indices in by_array.items()}
     for _, places, checksums in claimed:
         yield [next(found[array]) for array, _ in places] == checksums
 
@@ -196,12 +196,10 @@ def _verify(claimed: Sequence[_Claimed], known: Receipts) -> Iterator[bool]:
             yield False
 
 
-def _ask(question: Callable[[Sequence[_T]], list[_R]], items: Sequence[_T], at_once: int) -> Iterator[_R]:
+def _ask(question: Callable[[Sequence[_T]], list[_R]], items: Sequence[_T], at_once: int) -> list[_R]:
     """Ask about items, some at once where that pays, and answer in their order."""
     if at_once == 1 or len(items) <= _TASKS_A_TURN:
-        yield from question(items)
-        return
+        return question(items)
     turns = [items[begin : begin + _TASKS_A_TURN] for begin in range(0, len(items), _TASKS_A_TURN)]
     with ThreadPoolExecutor(at_once) as threads:
-        for answers in threads.map(question, turns):
-            yield from answers
+        return [answer for answers in threads.map(question, turns) for answer in answers]
