@@ -153,6 +153,26 @@ def test_every_command_that_is_shown_exists() -> None:
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, line
 
 
+def test_every_option_of_a_command_is_in_the_table_of_commands() -> None:
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, typer.core.TyperGroup)
+    table = (DOCS / "running.md").read_text().partition("\n## The commands\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `cntk ")]
+    for name, command in commands.commands.items():
+        if command.hidden:
+            continue
+        shown = "".join(row for row in rows if row.startswith(f" `cntk {name}"))
+        options = {each.opts[0] for each in command.params if each.opts[0].startswith("--")} - {"--help"}
+        assert options <= set(re.findall(r"--[a-z-]+", shown)), name
+
+
+def test_the_manifests_of_shown_commands_are_there_from_the_top_of_a_checkout() -> None:
+    pages = [*(ROOT / "deploy").rglob("*.md"), *(ROOT / "deploy").rglob("*.yaml"), *DOCS.rglob("*.md")]
+    shown = [file for page in pages for file in re.findall(r" -f ([\w./-]+\.yaml)\b", page.read_text())]
+    assert len(shown) > 5
+    assert [file for file in shown if not (ROOT / file).exists()] == []
+
+
 def test_every_event_and_every_metric_has_its_line() -> None:
     rows = [line.split("|") for line in (DOCS / "observability.md").read_text().splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+)", row[1])}
