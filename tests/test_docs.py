@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -245,6 +246,21 @@ def test_the_first_workflow_of_its_page_prints_what_is_shown(tmp_path: Path, mon
         printed = re.sub(varying, "#", done.output, flags=re.MULTILINE)
         for line in lines:
             assert line == "..." or re.sub(varying, "#", line) in printed.splitlines(), printed
+
+
+def test_arrays_of_the_page_of_data_come_to_a_run_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = (DOCS / "data.md").read_text().partition("Arrays of your own come")[2].partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    exec(compile(code, "data.md", "exec"), {})
+    ((command, shown),) = re.findall(r"```\n\$ cntk ([^\n]*)\n(.*?)```", section, re.DOTALL)
+    done = CliRunner().invoke(app, shlex.split(command))
+    assert (done.exit_code, done.output) == (0, shown)
+    (table,) = (tomllib.loads(each) for each in re.findall(r"```toml\n(.*?)```", section, re.DOTALL))
+    written = tomllib.loads(Path("own.toml").read_text())
+    assert written["data"] == table["data"] | {"path": str(tmp_path / table["data"]["path"])}
+    run = CliRunner().invoke(app, ["run", "own.toml", "--dry-run"])
+    assert run.exit_code == 0, run.output
 
 
 def test_every_key_of_a_workflow_has_a_type_and_a_meaning() -> None:
