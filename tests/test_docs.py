@@ -154,6 +154,12 @@ def test_every_command_that_is_shown_exists() -> None:
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, line
 
 
+def test_every_file_of_faults_has_a_row_in_the_guarantees() -> None:
+    table = (DOCS / "guarantees.md").read_text().partition("\n## The faults\n")[2]
+    files = {file.name for file in (ROOT / "tests/faults").glob("test_*.py")}
+    assert files - set(re.findall(r"`(test_\w+\.py)`", table)) == set()
+
+
 def test_every_option_of_a_command_is_in_the_table_of_commands() -> None:
     commands = typer.main.get_command(app)
     assert isinstance(commands, typer.core.TyperGroup)
