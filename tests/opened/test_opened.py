@@ -285,6 +285,21 @@ def test_lazy_arrays_travel_to_other_processes(run_small: Run) -> None:
     np.testing.assert_array_equal(again.compute(scheduler="synchronous"), run.kernel())
 
 
+def test_a_run_opened_by_a_relative_path_stays_the_same_run(
+    run_small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Path(str(run_small(readouts=ONE).path))
+    monkeypatch.chdir(place.parent)
+    run = open_run(place.name)
+    expected = run.kernel().compute()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run.is_complete
+    for each in (run, pickle.loads(pickle.dumps(run))):
+        np.testing.assert_array_equal(each.kernel().compute(), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", earlier_runs.NAMES)
 def test_runs_of_earlier_versions_open(tmp_path: Path, name: str) -> None:

@@ -24,7 +24,7 @@ from cntk_pipeline.opened.tiles import Stored, read_whole, require_stored_kernel
 from cntk_pipeline.regression.probabilities import Probabilities, fit_probabilities
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import System, system_group
-from cntk_pipeline.storage import StorePath
+from cntk_pipeline.storage import StorePath, open_path
 from cntk_pipeline.storage.tiled_array import Array
 from cntk_pipeline.workflow.report import make_report
 
@@ -76,8 +76,8 @@ def open_run(path: str | os.PathLike[str] | StorePath, *, trust: bool = False) -
         raise ConfigError(
             f'expected the path of a run directory, such as "runs/name", as cntk run printed it, got {short_repr(path)}'
         )
-    place = path if isinstance(path, StorePath) else os.fspath(path)
-    return OpenRun(RunDirectory(place), trust=trust)
+    place = path if isinstance(path, StorePath) else open_path(os.fspath(path))
+    return OpenRun(RunDirectory(place.absolute()), trust=trust)  # it stays the same run after os.chdir
 
 
 class OpenRun:
