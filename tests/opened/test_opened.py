@@ -3,6 +3,7 @@
 import pickle
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import cntk_pipeline
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
 from cntk_pipeline.errors import ConfigError, CorruptTile, NotComputed, RunNotFound, StoreError
+from cntk_pipeline.gram.tiles import kernel_group
 from cntk_pipeline.inference import RESULTS
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import open_run
+from cntk_pipeline.opened.tiles import Stored
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.workflow import run as runs
 
@@ -298,6 +301,42 @@ def test_a_run_opened_by_a_relative_path_stays_the_same_run(
     assert run.is_complete
     for each in (run, pickle.loads(pickle.dumps(run))):
         np.testing.assert_array_equal(each.kernel().compute(), expected)
+
+
+def test_what_vanishes_after_a_kernel_was_asked_for_is_no_nan(run_small: Run) -> None:
+    run = open_run(run_small(readouts=ONE).path)
+    lazy, strict = run.kernel(), run.kernel(missing="raise")
+    place = Path(str(run.path))
+    run.directory.kernel("depth3-gap-ntk", "train").chunk_path(1, 0).unlink()
+    assert np.isnan(lazy.compute()).any()
+    with pytest.raises(CorruptTile, match=r"train: tile \(\d, \d\) was there and is gone, or this process does not"):
+        strict.compute()
+    place.rename(place.with_name("moved"))
+    with pytest.raises(StoreError, match="there is no run here any more, or this process does not see its folder"):
+        lazy.compute()
+    with pytest.raises(CorruptTile, match="was there and is gone"):
+        strict.compute()
+
+
+def test_a_result_whose_arrays_are_deleted_is_not_computed(run_small: Run) -> None:
+    run = open_run(run_small(readouts=ONE, inference={"leave_one_out": True}).path)
+    found = run.leave_one_out()["prediction"]
+    (folder,) = Path(str(run.path)).glob("solve/*/inference/leave_one_out.zarr/prediction/c")
+    folder.rename(folder.with_name("gone"))
+    with pytest.raises(CorruptTile, match="was there and is gone"):
+        found.compute()
+    for ask in (run.leave_one_out, run.probabilities):
+        with pytest.raises(NotComputed, match=r"leave_one_out of depth3-gap-ntk.* is not computed yet, \d of \d tiles"):
+            ask()
+
+
+def test_a_tile_of_another_shape_than_the_array_had_is_refused(run_small: Run) -> None:
+    """As where centres that the kernel draws have ended meanwhile, before the number that was asked for."""
+    run = open_run(run_small(readouts=ONE).path)
+    stored = Stored.of(kernel_group(run.directory), "depth3-gap-ntk/train")
+    longer = replace(stored, spec=replace(stored.spec, shape=(TRAIN, TRAIN + 1)))
+    with pytest.raises(StoreError, match=r"has the shape \(5, 5\), and had \(5, 6\) .* ask for the array again"):
+        longer.lazy().compute(scheduler="synchronous")
 
 
 @pytest.mark.slow

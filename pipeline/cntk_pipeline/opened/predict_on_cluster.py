@@ -276,17 +276,13 @@ def _read(
     """Read the results, checked."""
     try:
         scores, *variances = (
-            np.asarray(stored.lazy().compute(scheduler="synchronous"))
+            np.asarray(stored.lazy(whole=True).compute(scheduler="synchronous"))
             for stored in _arrays(directory, system, question)
         )
     except CorruptTile as error:
         raise CorruptTile(
             f"{error}. `cntk verify {shell_word(run.path)}`, then the same command computes it again"
         ) from None
-    if np.isnan(scores).any():
-        raise StoreError(
-            f"{directory.path}: predictions vanished while they were read: the same command computes them again"
-        )
     data = directory.specification.data
     std = deviations_of(variances[0], deviation_factors(run, system)) if variances else None
     return Predictions(tuple(images.given.names), data, scores, std)

@@ -110,11 +110,11 @@ def read_result(run: RunDirectory, key: str, system: System) -> Inferred:
     """
     product = find_product(run, key, system)
     stored, summary = stored_arrays(run, product), product.read(run)
-    if summary is None:
-        counts = [array.count() for array in stored.values()]
-        there, total = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 1)
+    counts = [array.count() for array in stored.values()]
+    there, total = (sum(column) for column in zip(*counts, strict=True)) if counts else (int(summary is not None), 1)
+    if summary is None or there < total:
         raise NotComputed(
             f"{run.path}: {key} of {product.label} is not computed yet, {there} of {total} tiles are there. "
             f"{next_step(run)}"
         )
-    return Inferred(key, product.label, summary, {name: array.lazy() for name, array in stored.items()})
+    return Inferred(key, product.label, summary, {name: array.lazy(whole=True) for name, array in stored.items()})

@@ -158,7 +158,7 @@ class OpenRun:
             "train_variance" and "test_variance" for K(x, x) of each image.
         missing : {"nan", "raise"}
             "nan" lets tiles that are not computed yet be NaN, or not stored by ``solve.kernel_bytes``; "raise" refuses
-            them.
+            them, also where they vanish before the array is computed.
 
         Raises
         ------
@@ -176,7 +176,7 @@ class OpenRun:
             if part == "train":
                 require_stored_kernel(self.directory, stored, f'kernel("{name}", "{part}")')
             require_whole(self.directory, stored, f'kernel("{name}", "{part}")')
-        return stored.lazy()
+        return stored.lazy(whole=missing == "raise")
 
     def _kernel(self, readout: str, part: str) -> Stored:
         if part == "test_test":

@@ -9,7 +9,7 @@ from typing import Any
 import dask.array
 import numpy as np
 
-from cntk_pipeline.errors import ConfigError, CorruptTile, NotComputed
+from cntk_pipeline.errors import ConfigError, CorruptTile, NotComputed, StoreError
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import kept_tiles_of
@@ -20,6 +20,9 @@ from cntk_pipeline.units import shell_word
 
 ROW = "_row"
 """The end of the name of an axis that has the same samples as the axis behind it: only lower tiles are stored then."""
+
+RUN_DEPTH = 12
+"""Folders above an array among which the run directory is looked for; more than any layout has."""
 
 
 @dataclass(frozen=True)
@@ -79,39 +82,75 @@ class Stored:
         wanted = ["/".join(map(str, index)) for index in self.indices()]
         return sum(name in there for name in wanted), len(wanted)
 
-    def tile(self, block_id: tuple[int, ...]) -> Array:
+    def tile(self, block_id: tuple[int, ...], *, whole: bool = False) -> Array:
         """Read a tile; NaN where it is not computed yet.
+
+        Parameters
+        ----------
+        block_id : tuple of int
+            Its position among the tiles.
+        whole : bool
+            All tiles were there before: a tile that is not is an error.
 
         Raises
         ------
         CorruptTile
-            If it is damaged.
+            If it is damaged, or gone with ``whole``.
+        StoreError
+            If this process does not see the run, or centres were drawn to their end meanwhile, which are fewer.
         """
         mirrored = self.is_symmetric and block_id[-2] < block_id[-1]
         index = (*block_id[:-2], block_id[-1], block_id[-2]) if mirrored else block_id
         path = open_path(self.place)
         if not (path / GROUP_RECORD).is_file():
-            return self._missing(block_id)
+            return self._missing(block_id, whole)
         array = TiledArray(path)
         try:
             values = array.read(*index)
         except CorruptTile:
             if array.chunk_path(*index).exists():
                 raise
-            return self._missing(block_id)
+            return self._missing(block_id, whole)
         # The last of the centres may end within a tile, and its mirror image has more columns.
-        return values.swapaxes(-1, -2)[..., : self.cuts[-1].length(block_id[-1])] if mirrored else values
+        values = values.swapaxes(-1, -2)[..., : self.cuts[-1].length(block_id[-1])] if mirrored else values
+        if values.shape != self._shape(block_id):
+            raise StoreError(
+                f"{self.place}: tile {block_id} has the shape {values.shape}, and had {self._shape(block_id)} when the "
+                "array was opened: the draw of the centres has ended meanwhile, ask for the array again"
+            )
+        return values
 
-    def _missing(self, block_id: tuple[int, ...]) -> Array:
-        shape = tuple(cut.length(piece) for cut, piece in zip(self.cuts, block_id, strict=True))
-        return np.full(shape, np.nan, self.spec.dtype)
+    def _shape(self, block_id: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(cut.length(piece) for cut, piece in zip(self.cuts, block_id, strict=True))
 
-    def lazy(self) -> Any:
-        """Return the array as a Dask array, symmetric where only lower tiles are stored; missing tiles are NaN."""
+    def _missing(self, block_id: tuple[int, ...], whole: bool) -> Array:
+        if whole:
+            raise CorruptTile(f"{self.place}: tile {block_id} was there and is gone, or this process does not see it")
+        if not self._sees_run():
+            raise StoreError(
+                f"{self.place}: there is no run here any more, or this process does not see its folder: open the run "
+                "where it is now, by a path that all processes have"
+            )
+        return np.full(self._shape(block_id), np.nan, self.spec.dtype)
+
+    def _sees_run(self) -> bool:
+        above = open_path(self.place)
+        for _ in range(RUN_DEPTH):
+            above = above.parent
+            if (above / lease.RUN_RECORD).is_file():
+                return True
+        return False
+
+    def lazy(self, *, whole: bool = False) -> Any:
+        """Return the array as a Dask array, symmetric where only lower tiles are stored.
+
+        Missing tiles are NaN; with ``whole`` they are errors, see `tile`.
+        """
         chunks = tuple(tuple(cut.length(piece) for piece in range(cut.pieces)) for cut in self.cuts)
         # A name of its own each time: a run that goes on has other values under the same path later.
         return dask.array.map_blocks(
             self.tile,
+            whole=whole,
             chunks=chunks,
             dtype=self.spec.dtype,
             meta=np.empty((0,) * len(chunks), self.spec.dtype),
@@ -175,6 +214,6 @@ def read_whole(run: RunDirectory, stored: Stored, what: str) -> Array:
     """
     try:
         require_whole(run, stored, what)
-        return np.asarray(stored.lazy().compute(scheduler="threads"))
+        return np.asarray(stored.lazy(whole=True).compute(scheduler="threads"))
     except CorruptTile as error:
         raise CorruptTile(f"{error}. `cntk resume --verify {shell_word(run.path)}` computes it again") from None
