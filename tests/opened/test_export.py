@@ -33,6 +33,15 @@ def cntk(*arguments: object) -> Any:
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
+def test_ridges_that_agree_in_six_digits_have_files_of_their_own(run_small: Run, tmp_path: Path) -> None:
+    ridges = [0.1, 0.10000001]
+    run = open_run(run_small(readouts={"poolings": ["gap"], "kinds": ["ntk"]}, solve={"ridges": [*ridges, 1.0]}).path)
+    assert cntk("export", run.path, "--no-kernels", "--out", tmp_path / "out").exit_code == 0
+    for name, ridge in (("0.1", 0.1), ("0.10000001", 0.10000001), ("1", 1.0)):
+        with np.load(tmp_path / f"out/predictions-depth3-gap-ntk-ridge{name}.npz") as found:
+            np.testing.assert_array_equal(found["scores"], run.predictions(ridge=ridge))
+
+
 def test_npz_holds_whole_kernels_predictions_and_labels(run_small: Run, tmp_path: Path) -> None:
     directory = run_small(solve={"ridges": [1e-2, 1.0]}, inference={"posterior_covariance": True})
     done = cntk("export", directory.path, "--out", tmp_path / "out")

@@ -8,6 +8,7 @@ import os
 import shutil
 import uuid
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -241,8 +242,11 @@ def _write_files(run: RunDirectory, export: Export, folder: Path, say: Callable[
     data, train, test = run.specification.data, run.labels("train"), run.labels("test")
     assert train is not None
     write.labels({"train": train} if test is None else {"train": train, "test": test}, data)
+    short = Counter((system.readout, f"{system.ridge:g}") for system, _ in export.predictions)
     for system, matrix in export.predictions:
-        name = f"predictions-{system.readout}-ridge{system.ridge:g}"
+        ridge = f"{system.ridge:g}"
+        # Ridges that agree in six digits have all their digits in the names, so that no file replaces another.
+        name = f"predictions-{system.readout}-ridge{ridge if short[system.readout, ridge] == 1 else repr(system.ridge)}"
         if export.form == "npz":
             write.arrays(name, [matrix])
         else:
