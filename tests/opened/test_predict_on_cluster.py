@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from cntk_pipeline.errors import ConfigError, CorruptTile, DataError, Interrupte
 from cntk_pipeline.estimators import KernelRegressor
 from cntk_pipeline.layers import presets
 from cntk_pipeline.opened import new_images, open_run
+from cntk_pipeline.opened.columns import named_columns
 from cntk_pipeline.opened.output import columns_of, require_output, write_predictions
 from cntk_pipeline.opened.predict_on_cluster import PredictionQuestion, Predictions, predict_images
 from cntk_pipeline.regression import gp_posterior
@@ -423,6 +425,23 @@ def test_a_file_is_not_replaced_unasked(run_small: Run, tmp_path: Path) -> None:
     assert out.read_text().startswith("image,class,score_0")
     wrong = cntk("predict", run.path, tmp_path / "new.npy", "--out", tmp_path / "out.xls")
     assert "expected a file that ends in .csv, .parquet, .npz, got .xls" in str(wrong.exception)
+
+
+def test_a_place_that_cannot_be_a_file_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(ConfigError, match=r"file/deep/x\.csv: .*/file is a file, in which no other can lie"):
+        require_output(str(tmp_path / "file" / "deep" / "x.csv"), force=False)
+    with pytest.raises(ConfigError, match=r"folder\.csv: it is a folder; give the name of a file"):
+        require_output(str(tmp_path / "folder.csv"), force=True)
+    place = tmp_path / "new" / "deep" / "x.csv"
+    assert str(require_output(str(place), force=False)) == str(place)
+
+
+def test_several_classes_whose_names_hold_a_semicolon_are_told_apart(run_small: Run) -> None:
+    data = replace(run_small(readouts=ONE).specification.data, classes=("a", "b", "a;b", 'say "c"'), task="multilabel")
+    means = np.array([[1.0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0]])
+    assert named_columns(data, means)["class"].tolist() == ["a;b", '"a;b"', 'a;"say \\"c\\""', ""]
 
 
 def test_a_file_that_appears_meanwhile_is_kept(run_small: Run, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the predictive means of images say: a class, several classes, or numbers."""
 
+import json
 from collections.abc import Mapping
 from itertools import count
 from typing import Any
@@ -28,12 +29,18 @@ def predicted_of(data: DataSpecification, means: Array) -> Array:
 
 
 def named_columns(data: DataSpecification, means: Array) -> dict[str, Array]:
-    """Lay out predictive means as columns of a table: the classes where there are any, and each mean under its name."""
+    """Lay out predictive means as columns of a table: the classes where there are any, and each mean under its name.
+
+    Several classes of an image are joined by semicolons; a name that holds one, or a quote, is in quotes as in JSON.
+    """
     if data.task == "regression":
         return {name: means[:, k] for k, name in enumerate(data.classes)}
     found = predicted_of(data, means)
     if data.task == "multilabel":
-        found = np.array([";".join(np.array(data.classes)[row == 1]) for row in found])
+        quoted = np.array(
+            [json.dumps(name, ensure_ascii=False) if set(name) & set(';"') else name for name in data.classes]
+        )
+        found = np.array([";".join(quoted[row == 1]) for row in found])
     return {"class": found} | {f"score_{name}": means[:, k] for k, name in enumerate(data.classes)}
 
 

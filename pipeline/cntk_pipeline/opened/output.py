@@ -11,7 +11,7 @@ import numpy as np
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.opened.columns import joined, named_columns
 from cntk_pipeline.opened.predict_on_cluster import Predictions
-from cntk_pipeline.storage import StorePath, open_path
+from cntk_pipeline.storage import LocalPath, StorePath, open_path
 
 
 def require_output(place: str, *, force: bool) -> StorePath:
@@ -20,7 +20,8 @@ def require_output(place: str, *, force: bool) -> StorePath:
     Raises
     ------
     ConfigError
-        If its ending is unknown, a file is there and ``force`` is not set, or a package is missing.
+        If its ending is unknown, a file is there and ``force`` is not set, a package is missing, or the place is a
+        folder or lies in a file.
     """
     suffix = _suffix(place)
     if suffix not in WRITERS:
@@ -30,6 +31,12 @@ def require_output(place: str, *, force: bool) -> StorePath:
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(f"--out {place} needs pyarrow: pip install 'cntk-pipeline[images]', or write a .csv")
     path = open_path(place)
+    if isinstance(path, LocalPath):
+        if path.is_dir():
+            raise ConfigError(f"--out {place}: it is a folder; give the name of a file")
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise ConfigError(f"--out {place}: {above} is a file, in which no other can lie; give another place")
     if path.exists() and not force:
         raise ConfigError(f"--out {place}: there is a file already; give another name, or --force to replace it")
     return path
