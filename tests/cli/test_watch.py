@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import socket
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from support.problems import Recorder, flip_bit, stop_after, stop_at
 
 from cntk_pipeline.cli import watch
 from cntk_pipeline.cli.bars import Bar
-from cntk_pipeline.cli.screen import draw_screen, fit
+from cntk_pipeline.cli.screen import Moment, draw_screen, fit
 from cntk_pipeline.cli.watch import Watcher, moment_of
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver import driver as drivers

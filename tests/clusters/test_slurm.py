@@ -302,7 +302,9 @@ def lay(folder: Path, name: str, text: str) -> None:
     (folder / name).chmod(0o755)
 
 
-@pytest.mark.parametrize("said", ["4711", "4711;far", "-----\n  Welcome, 3 of you\n--> host 1...OK\n4711\n", "4711 \n\n"])
+@pytest.mark.parametrize(
+    "said", ["4711", "4711;far", "-----\n  Welcome, 3 of you\n--> host 1...OK\n4711\n", "4711 \n\n"]
+)
 def test_the_number_of_a_job_is_found_below_a_banner(
     said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
