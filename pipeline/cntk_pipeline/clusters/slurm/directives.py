@@ -237,7 +237,7 @@ def log_place(what: str, folder: str) -> str:
     """Write a folder for SLURM's option ``--output``: there ``%`` begins a symbol, and a backslash ends all symbols."""
     if "\\" in folder:
         raise ConfigError(
-            f"{what} must have no backslash in its name, which SLURM would take away in the name of a log, got {folder!r}"
+            f"{what} must have no backslash in its name, got {folder!r}: SLURM takes it away in the name of a log"
         )
     return one_line(what, folder).replace("%", "%%")
 

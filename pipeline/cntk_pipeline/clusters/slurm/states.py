@@ -68,7 +68,7 @@ _REASONS = {
 
 
 def read_queue(said: str, job: str) -> JobStatus:
-    """Read the answer of ``squeue`` in `QUEUE_FORMAT`; lines of another form, as of a site's banner, are passed over."""
+    """Read the answer of ``squeue`` in `QUEUE_FORMAT`; other lines, as of a site's banner, are passed over."""
     lines = (line.strip().split("|", 4) for line in said.splitlines())
     whole = next((fields for fields in lines if len(fields) == 5), None)
     if whole is None:
