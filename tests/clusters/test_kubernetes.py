@@ -162,7 +162,7 @@ def pods_in(described: Any) -> list[Any]:
 
 
 def test_no_start_of_a_pod_opens_the_files_of_a_claim_to_its_group() -> None:
-    """Seen to fail: the user's key on the claim became 0660, so it signed nothing, and all chunks were walked through."""
+    """Seen to fail: the user's key on the claim became 0660 and signed nothing, and all chunks were looked at."""
     deployed = Path(__file__).parents[2] / "deploy" / "kubernetes"
     manifests = [job_manifest(workflow(volume_claim="runs").cluster, "cntk-a", "default", [])]
     manifests += [each for file in sorted(deployed.glob("*.yaml")) for each in yaml.safe_load_all(file.read_text())]
