@@ -432,7 +432,7 @@ def test_a_spectral_norm_changes_in_training(normed):
 def test_batch_statistics_that_are_not_kept_are_refused_in_every_mode():
     for layer, images in ((torch.nn.BatchNorm2d, IMAGES), (torch.nn.BatchNorm1d, VECTORS)):
         module = torch.nn.Sequential(layer(images.shape[1], track_running_stats=False), torch.nn.Flatten()).eval()
-        with pytest.raises(LayerError, match="BatchNorm.d '0' of the module takes statistics of a batch in every mode"):
+        with pytest.raises(LayerError, match=r"BatchNorm.d '0' .* takes statistics of a batch in each mode"):
             empirical_kernel(module, images, kind="nngp")
 
 

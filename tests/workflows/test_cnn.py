@@ -3,7 +3,8 @@
 Seen to fail: without the falling step in the time of training, with a step that stays, with tested networks or another
 depth in the choice of a step, with a validation part of another size, with rows of pixels for blocks, with another
 deviation at the beginning, with a flow that is not divided by its eigenvalues, with errors that are no shares, with a
-README of other numbers, with one network that deviates by 0, with ends that stay as they are, with a grid of steps that ends at the best one, with tests of a step that is not chosen in the
+README of other numbers, with one network that deviates by 0, with ends that stay as they are,
+with a grid of steps that ends at the best one, with tests of a step that is not chosen in the
 table, and where the script trains again what it has.
 """
 

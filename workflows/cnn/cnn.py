@@ -290,9 +290,7 @@ def main() -> None:
     if given.data is None and given.pixels is not None:
         parser.error("--pixels is the side of the images of CIFAR-10: give their folder as --data, or leave it out")
     study = DIGITS if given.data is None else replace(CIFAR10, pixels=given.pixels or CIFAR10.pixels)
-    study = replace(
-        study, depth=given.depth, epochs=given.epochs or study.epochs, trained_ends=given.trained_ends
-    )
+    study = replace(study, depth=given.depth, epochs=given.epochs or study.epochs, trained_ends=given.trained_ends)
     torch.set_num_threads(given.threads)
     compare(study, read_images(study, given.data), given.poolings, given.widths, given.seeds, given.out)
     kernels, flows, done = read_kernels(given.out), read_flows(given.out), read_networks(given.out)

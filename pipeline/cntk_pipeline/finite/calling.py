@@ -50,7 +50,7 @@ def require_steady(module: "nn.Module") -> None:
             raise LayerError(f"the module is in training mode, where its {where} {does}: call its eval() first")
         if isinstance(each, nn.modules.batchnorm._BatchNorm) and each.running_mean is None:
             raise LayerError(
-                f"the {where} of the module takes statistics of a batch in every mode: give it track_running_stats=True "
+                f"the {where} of the module takes statistics of a batch in each mode: give it track_running_stats=True "
                 "and train it, or take another layer"
             )
 
