@@ -22,7 +22,7 @@ def kept(make: Callable[[], bytes], *parts: str) -> bytes:
     ----------
     make : callable
         Compiles.
-    parts : str
+    *parts : str
         All that the result depends on: the text, the options, the compiler and the processor.
     """
     if FOLDER is None:
