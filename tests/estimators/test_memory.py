@@ -327,7 +327,10 @@ def test_a_damaged_file_is_named_and_its_values_come_again(tmp_path: Path, passe
 
 @pytest.mark.parametrize(
     ("scale", "error", "message"),
-    [(1e-46, NotAccurate, "image 0 holds no number beyond"), (1e39, NotFinite, "image 0 has a variance above .*scale the images")],
+    [
+        (1e-46, NotAccurate, "image 0 holds no number beyond"),
+        (1e39, NotFinite, "image 0 has a variance above .*scale the images"),
+    ],
 )
 def test_samples_out_of_the_range_of_the_dtype_are_refused_as_without_a_memory(
     tmp_path: Path, scale: float, error: type[Exception], message: str

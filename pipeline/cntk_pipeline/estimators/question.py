@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_array
 
 from cntk_pipeline import kernels  # whose names load the compiler when they are used, which is in `fit`
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.inputs import is_whole_number, require_plain, short_repr
+from cntk_pipeline.inputs import as_array, is_whole_number, short_repr
 from cntk_pipeline.kernels.base import read_dtype
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
@@ -143,24 +143,19 @@ class KernelQuestion:
 
 
 def as_samples(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Make an array of numbers of samples, as scikit-learn does in a fit; `KernelQuestion.inputs` checks it further.
+    """Make an array of samples; of Python objects, such as frames of several dtypes, numbers, as a fit does.
+
+    `KernelQuestion.inputs` checks it further.
 
     Raises
     ------
-    TypeError, ValueError
+    DataError, ValueError
         If it is none, with ``name``.
     """
-    require_plain(name, given)
-    return check_array(
-        given,
-        dtype="numeric",
-        allow_nd=True,
-        ensure_2d=False,
-        ensure_min_samples=0,
-        ensure_min_features=0,
-        ensure_all_finite=False,
-        input_name=name,
-    )
+    array = as_array(name, given)
+    if array.dtype != object or array.ndim < 2:
+        return array
+    return check_array(given, dtype="numeric", allow_nd=True, ensure_all_finite=False, input_name=name)
 
 
 def require_options(given: Any) -> None:
