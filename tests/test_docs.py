@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,32 @@ def test_every_command_that_is_shown_exists() -> None:
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, line
 
 
+def test_every_file_of_faults_has_a_row_in_the_guarantees() -> None:
+    table = (DOCS / "guarantees.md").read_text().partition("\n## The faults\n")[2]
+    files = {file.name for file in (ROOT / "tests/faults").glob("test_*.py")}
+    assert files - set(re.findall(r"`(test_\w+\.py)`", table)) == set()
+
+
+def test_every_option_of_a_command_is_in_the_table_of_commands() -> None:
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, typer.core.TyperGroup)
+    table = (DOCS / "running.md").read_text().partition("\n## The commands\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `cntk ")]
+    for name, command in commands.commands.items():
+        if command.hidden:
+            continue
+        shown = "".join(row for row in rows if row.startswith(f" `cntk {name}"))
+        options = {each.opts[0] for each in command.params if each.opts[0].startswith("--")} - {"--help"}
+        assert options <= set(re.findall(r"--[a-z-]+", shown)), name
+
+
+def test_the_manifests_of_shown_commands_are_there_from_the_top_of_a_checkout() -> None:
+    pages = [*(ROOT / "deploy").rglob("*.md"), *(ROOT / "deploy").rglob("*.yaml"), *DOCS.rglob("*.md")]
+    shown = [file for page in pages for file in re.findall(r" -f ([\w./-]+\.yaml)\b", page.read_text())]
+    assert len(shown) > 5
+    assert [file for file in shown if not (ROOT / file).exists()] == []
+
+
 def test_every_event_and_every_metric_has_its_line() -> None:
     rows = [line.split("|") for line in (DOCS / "observability.md").read_text().splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+)", row[1])}
@@ -225,6 +252,21 @@ def test_the_first_workflow_of_its_page_prints_what_is_shown(tmp_path: Path, mon
         printed = re.sub(varying, "#", done.output, flags=re.MULTILINE)
         for line in lines:
             assert line == "..." or re.sub(varying, "#", line) in printed.splitlines(), printed
+
+
+def test_arrays_of_the_page_of_data_come_to_a_run_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = (DOCS / "data.md").read_text().partition("Arrays of your own come")[2].partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    exec(compile(code, "data.md", "exec"), {})
+    ((command, shown),) = re.findall(r"```\n\$ cntk ([^\n]*)\n(.*?)```", section, re.DOTALL)
+    done = CliRunner().invoke(app, shlex.split(command))
+    assert (done.exit_code, done.output) == (0, shown)
+    (table,) = (tomllib.loads(each) for each in re.findall(r"```toml\n(.*?)```", section, re.DOTALL))
+    written = tomllib.loads(Path("own.toml").read_text())
+    assert written["data"] == table["data"] | {"path": str(tmp_path / table["data"]["path"])}
+    run = CliRunner().invoke(app, ["run", "own.toml", "--dry-run"])
+    assert run.exit_code == 0, run.output
 
 
 def test_every_key_of_a_workflow_has_a_type_and_a_meaning() -> None:

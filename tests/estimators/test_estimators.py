@@ -1,6 +1,8 @@
 """The estimators against the functions of the package and of scikit-learn."""
 
 import pickle
+import re
+import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -34,6 +36,7 @@ from cntk_pipeline.regression import gp_posterior, leave_one_out
 from cntk_pipeline.regression.probabilities import calibration_error
 from cntk_pipeline.sequences import pad
 
+PAGE = Path(__file__).parents[2] / "docs/estimators.md"
 DENSE = presets.fully_connected(3, b_std=0.1)
 CONVOLUTIONAL = presets.cntk(3, pooling="gap")
 DIGITS, LABELS = load_digits(return_X_y=True)
@@ -43,6 +46,21 @@ DIGITS = DIGITS / 16
 def kernels(network: Any, x: np.ndarray, cut: int, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     whole = kernel_matrix(network, x, **options)
     return whole[:cut, :cut], whole[cut:, :cut]
+
+
+@pytest.mark.parametrize("estimator", [KernelClassifier, KernelRegressor])
+@pytest.mark.parametrize("ridge", ["auto", 1e-3])
+def test_a_fit_takes_the_memory_that_the_page_says(estimator: Any, ridge: Any) -> None:
+    (said,) = re.findall(r"a fit of n samples takes (\d+) n\^2 bytes", PAGE.read_text())
+    x, y = np.random.default_rng(0).standard_normal((600, 16)), np.arange(600) % 10
+    model = estimator(presets.fully_connected(1), ridge=ridge, n_jobs=1).fit(x[:50], y[:50])
+    tracemalloc.start()
+    try:
+        model.fit(x, y)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / 600**2 == pytest.approx(int(said), rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])

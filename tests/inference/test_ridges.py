@@ -1,5 +1,7 @@
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from cntk_pipeline.regression.arguments import AUTO_RIDGES, MEASURED_RIDGES
 from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.solvers import SystemSize
 from cntk_pipeline.solvers.systems import RidgeChoice, ridge_candidates
+from cntk_pipeline.tiling import choose_factor_tile
 from cntk_pipeline.workflow import run as runs
 from cntk_pipeline.workflow.report import make_report
 
@@ -252,6 +255,25 @@ def test_the_quicker_way_is_taken() -> None:
     assert not in_memory(60000, 2048, alone, 8)
     assert not in_memory(1000, 128, Capacity(400, None), 8)
     assert not in_memory(1000, 128, Capacity(1, WorkerMemory(2**28, 1)), 8)
+
+
+def test_the_page_says_for_how_many_images_one_eigendecomposition_is_quicker() -> None:
+    """Seen to fail with the 3,200 and 1,600 images of the time when factors had smaller tiles."""
+    text = (Path(__file__).parents[2] / "docs/inference.md").read_text()
+    said = re.findall(r"up to ([\d,]+) to ([\d,]+)(?: images)? with (one|two)", text)
+    assert [words for *_, words in said] == ["one", "two"]
+    for slots, (*limits, _) in enumerate(said, start=1):
+        least, most = (int(each.replace(",", "")) for each in limits)
+        changes = []
+        for kernel_tile in (16, 128, 256):
+            capacity = Capacity(slots, None)
+            counts = range(100, 6000, 10)
+            tiles = [choose_factor_tile(count, kernel_tile, slots=slots) for count in counts]
+            quicker = [in_memory(*each, capacity, len(AUTO_RIDGES)) for each in zip(counts, tiles, strict=True)]
+            assert quicker[0]
+            changes += [counts[k] for k in range(1, len(counts)) if quicker[k - 1] != quicker[k]]
+        assert least <= min(changes) < least + 100
+        assert most - 100 < max(changes) <= most
 
 
 def test_a_choice_costs_the_candidates_of_its_task() -> None:
