@@ -314,7 +314,5 @@ def test_inputs_whose_squares_are_no_numbers_of_the_dtype_are_refused_beside_abs
         kernel_matrix(network, x)
     assert np.isfinite(kernel_matrix(network, x, dtype="float64")).all()
     x[2] *= 1e91
-    with pytest.raises(
-        NotFinite, match=r"^image 2 holds a number of size .*, above 3e\+38, the largest of float32"
-    ):
+    with pytest.raises(NotFinite, match=r"^image 2 holds a number of size .*, above 3e\+38, the largest of float32"):
         kernel_matrix(network, x)
