@@ -305,7 +305,7 @@ class _LocalAppender(Appender):
     def __init__(self, path: LocalPath, durable: bool) -> None:
         self._path, self._durable = path, durable
         exclusive = os.O_EXCL if durable else 0
-        self._file = os.open(path, os.O_CREAT | exclusive | os.O_APPEND | os.O_WRONLY, 0o644)
+        self._file = os.open(path, os.O_CREAT | exclusive | os.O_APPEND | os.O_WRONLY, 0o666)
         if durable:
             path.parent.sync()
 
