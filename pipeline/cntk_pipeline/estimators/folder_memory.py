@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,8 @@ class FolderMemory(Kept):
         StoreError
             If it cannot be written; nothing of it stays.
         """
-        stems = [path.stem for path in self.path.glob("*.npz")]
-        number = 1 + max((int(stem) for stem in stems if stem.isdecimal()), default=0)  # a copy may have another name
+        names = {path.name for path in self.path.glob("*.npz")}
+        free = next(name for number in count(1 + len(names)) if (name := f"{number:06d}.npz") not in names)
         aside = self.path / "aside"
         with self._written():
             try:
@@ -89,7 +90,7 @@ class FolderMemory(Kept):
                     np.savez(file, **{"rows": _as_bytes(rows), "columns": _as_bytes(columns), **values})  # type: ignore[arg-type]
                     file.flush()
                     os.fsync(file.fileno())
-                aside.replace(self.path / f"{number:06d}.npz")
+                aside.replace(self.path / free)
             except OSError:
                 aside.unlink(missing_ok=True)
                 raise
