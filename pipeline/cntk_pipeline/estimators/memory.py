@@ -29,7 +29,7 @@ from cntk_pipeline.layers.spelling import Table, spell
 Places = npt.NDArray[np.intp]
 
 
-def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x2: Array | None = None) -> Array:
+def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x2: Array | None) -> Array:
     """Return a kernel as `KernelQuestion.matrix`, from kept values as far as they go.
 
     A kernel with ``flips`` counts as symmetric, as in a run. `Dropout` tells a sample from an equal one, which digests

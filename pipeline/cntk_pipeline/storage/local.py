@@ -278,9 +278,6 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
         place = next((each for each in (Path(self.absolute()), *Path(self.absolute()).parents) if each.exists()), None)
         return None if place is None else shutil.disk_usage(place).free
 
-    def zarr_store(self) -> Any:
-        return str(self)
-
     def zarr_expression(self) -> str:
         return python_text(self)
 
