@@ -28,7 +28,8 @@ TOGETHER = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 FAST := -m "not slow" --ignore=pipeline/cntk_pipeline/finite
 
 # Machine code of the package is kept for later checkouts too, since it takes each three minutes of a core; the folder
-# `cntk` beside the sources is where `kernels.code_cache` looks, and keeps sixteen sets of sources.
+# `cntk` beside the sources is where `kernels.code_cache` looks, and keeps sixteen sets of sources. What the tests compile
+# for cards lies there too.
 MACHINE_CODE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cntk-checkouts
 BESIDE := pipeline/cntk_pipeline/kernels/__pycache__/cntk
 $(BESIDE):

@@ -20,7 +20,7 @@ from support.browser import browser
 from support.problems import TEST, TRAIN, Recorder
 from support.required import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks of pytest
 from support.restarts import forget
-from support.s3_server import PROGRAMS, s3_server
+from support.s3_server import PROGRAMS, shared_s3_server
 from threadpoolctl import threadpool_limits
 
 from cntk_pipeline.config import RunConfig, parse_config
@@ -281,9 +281,14 @@ def require() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None]) -> Iterator[str]:
-    """A bucket of a real S3 server, which the environment names from here on; skipped where there is none."""
+    """A bucket of a real S3 server, which the environment names from here on; skipped where there is none.
+
+    Its names are of all tests: each takes another one.
+    """
     require(*PROGRAMS)
-    with s3_server(tmp_path_factory.mktemp("gateway")) as server, pytest.MonkeyPatch.context() as environment:
+    base = tmp_path_factory.getbasetemp()
+    together = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base  # the processes of one call of pytest
+    with shared_s3_server(together / "gateway") as server, pytest.MonkeyPatch.context() as environment:
         for name, value in server.environment.items():
             environment.setenv(name, value)
         yield server.bucket

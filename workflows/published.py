@@ -100,11 +100,11 @@ def _result(run: str, own: list[Row]) -> tuple[Row, Row | None, Row | None]:
 
 def lines(found: list[Pair]) -> Iterator[str]:
     """Print what was found as a table."""
-    yield f"{'':<16}{'':<20} {'published':>9} {'here':>14} {'original ones':>14} {'leave-one-out':>14}"
+    yield f"{'':<22}{'':<20} {'published':>9} {'here':>14} {'original ones':>14} {'leave-one-out':>14}"
     for pair in found:
         published = f"{100 * pair.published.accuracy:.2f}%"
         ours = " ".join(f"{'' if row is None else _percent(row):>14}" for row in (pair.test, pair.first, pair.left_out))
-        yield f"{pair.published.run:<16}{pair.published.readout:<20} {published:>9} {ours}".rstrip()
+        yield f"{pair.published.run:<22}{pair.published.readout:<20} {published:>9} {ours}".rstrip()
     for run, told in {pair.published.run: _told(pair.test, pair.first) for pair in found if pair.first}.items():
         yield f"{run}: {told}, the others re-encoded as JPEG"
 

@@ -5,6 +5,8 @@
 A row is the accuracy of one read-out and ridge on one set of images: all test images, those before and behind a cut,
 the training images left out one by one, and the test images again for each size of the learning curve. The column
 "columns" counts the training images that a prediction reads the kernel of: all of them, or the centres.
+
+A file that is there keeps the rows of read-outs that the run does not have: of another run of the same workflow.
 """
 
 import argparse
@@ -62,7 +64,9 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def rows(run: OpenRun, cut: int | None = None) -> Iterator[Row]:
-    """Read the accuracies of a run whose systems are solved, the test images cut in two where asked."""
+    """Read the accuracies of a complete run, the test images cut in two where asked."""
+    if not run.is_complete:
+        raise ConfigError(f"{run.path} is not complete, so that rows would be missing: cntk resume it first")
     train, test = run.labels
     if test is None or test.ndim > 1 or run.directory.specification.data.task == "regression":
         raise ConfigError(f"{run.path} has no accuracy: that takes test images with one class each")
@@ -84,7 +88,7 @@ def _accuracies(run: OpenRun, solve: Any, test: np.ndarray, cut: int | None) -> 
     if cut is not None:
         yield f"test before {cut}", cut, columns, right[:cut].mean()
         yield f"test from {cut}", len(test) - cut, columns, right[cut:].mean()
-    found = {each.product: each.record for each in solve.inferred if each.record is not None}  # the others are not done
+    found = {each.product: each.record for each in solve.inferred}
     if "leave_one_out" in found:
         yield "left out", train, columns, found["leave_one_out"].accuracy
     if "learning_curve" in found:
@@ -99,12 +103,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run directory")
     parser.add_argument("--cut", type=int, metavar="N", help="give the first N test images and the others rows as well")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a CSV file, replaced if it is there")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a CSV file; read-outs of other runs stay in it")
     given = parser.parse_args()
     try:
         found = list(rows(open_run(given.run), given.cut))
     except PipelineError as error:
         sys.exit(f"error: {error}")
+    if given.out and given.out.exists():
+        own = {row.readout for row in found}
+        found += [row for row in read_rows(given.out) if row.readout not in own]
     with given.out.open("w", newline="") if given.out else sys.stdout as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(field.name for field in fields(Row))

@@ -94,6 +94,21 @@ def _is_missing(value: object) -> bool:
     return type(value).__name__ in MISSING_TYPES or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
 
 
+def require_no_bytes(given: object) -> None:
+    """Refuse labels of bytes, which are texts in an encoding that nobody has named.
+
+    Raises
+    ------
+    DataError
+        With the remedy.
+    """
+    values = np.asarray(given)
+    if values.dtype.kind == "S":
+        raise DataError(f"y: expected numbers or texts, got bytes (dtype {values.dtype}): give y.astype(str)")
+    if values.dtype == object and values.size and all(isinstance(each, bytes) for each in values.flat):
+        raise DataError("y: expected numbers or texts, got Python's bytes: give [label.decode() for label in y]")
+
+
 def require_no_missing(given: object) -> None:
     """Refuse missing values among labels or targets: None, NaN beside text, missing dates, and pandas' NA.
 

@@ -9,7 +9,8 @@ STRICT = ConfigDict(strict=True, extra="forbid")
 
 Json = dict[str, Any]
 
-Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{0,200}$")]
+WORD = r"[ -~]{0,200}"
+Word = Annotated[str, StringConstraints(pattern=rf"^{WORD}$")]
 """A text that is passed to other programs: only plain characters."""
 
 TaskName = Literal["classification", "multilabel", "regression"]

@@ -1,16 +1,23 @@
+import contextlib
 import io
 import logging
+import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.commands import environment
 
 from cntk_pipeline.cli import display, status
 from cntk_pipeline.cli.console import escape, printable
 from cntk_pipeline.cli.display import PLAIN_SECONDS, QUIET_SECONDS, RunView
 from cntk_pipeline.cli.status import show_state
+from cntk_pipeline.cli.tables import plain_table
 from cntk_pipeline.driver.driver import Progress
 from cntk_pipeline.inference import Shown
 from cntk_pipeline.rundir.directory import RunDirectory
@@ -155,8 +162,74 @@ def test_a_system_stays_on_a_line_where_there_is_room(monkeypatch: pytest.Monkey
     assert max(map(len, stream.getvalue().splitlines())) <= width
 
 
+@pytest.mark.parametrize("width", [24, 40, 200])
+def test_no_name_and_no_number_of_a_table_is_cut_off(width: int) -> None:
+    """Seen to fail: at 40 columns "depth12-local_gap-ntk" and "depth12-local_gap-nngp" were both "depth12-l…"."""
+    stream, names = io.StringIO(), ("/scratch/me/runs/depth12-local_gap-ntk", "/scratch/me/runs/depth12-local_gap-nngp")
+    table = plain_table("run", "accuracy", "residual")
+    for name in names:
+        table.add_row(name, "49.66%", "1.2e-12")
+    Console(file=stream, width=width).print(table)
+    assert max(map(len, stream.getvalue().splitlines())) <= width
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in stream.getvalue().splitlines()]
+    said = "".join(line[0] for line in cells)
+    assert all(name in said for name in names)
+    assert "…" not in stream.getvalue()
+
+
+BARS = """
+import sys, time
+from types import SimpleNamespace
+from cntk_pipeline.cli.streams import guard_streams
+guard_streams()
+from cntk_pipeline.cli.display import RunView
+with RunView() as view:
+    view.begin("kernel")
+    view.progress(SimpleNamespace(done=1, total=10, entries_done=1, entries_total=10, entries_now=1, elapsed_seconds=1,
+                                  stages=(), note="", retries=0, quarantined=0))
+    time.sleep(0.5)
+    print("<end>", flush=True)
+    sys.stderr.write("<mark>")
+"""
+
+
+def said_on_a_terminal(code: str, **variables: str) -> str:
+    master, terminal = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    with subprocess.Popen([sys.executable, "-c", code], env=environment(**variables), **streams) as process:
+        os.close(terminal)
+        said = b""
+        with contextlib.suppress(OSError):  # the terminal has no other side any more
+            while more := os.read(master, 65536):
+                said += more
+    os.close(master)
+    assert process.returncode == 0, said
+    return said.decode()
+
+
+def test_a_terminal_that_cannot_draw_over_lines_gets_lines() -> None:
+    """Seen to fail: nothing was shown before the end of a phase, which may take days."""
+    assert "kernel: 1/10 tiles" in said_on_a_terminal(BARS, TERM="dumb").partition("<mark>")[0]
+    assert "\x1b[" in said_on_a_terminal(BARS, TERM="xterm").partition("<mark>")[0]
+
+
+def test_a_file_gets_lines_where_colours_are_forced(tmp_path: Path) -> None:
+    """Seen to fail: bars were drawn into the file four times a second."""
+    with (tmp_path / "said").open("w") as file:
+        subprocess.run([sys.executable, "-c", BARS], env=environment(FORCE_COLOR="1"), stdout=file, check=True)
+    assert "\x1b[2K" not in (tmp_path / "said").read_text()
+    assert (tmp_path / "said").read_text().startswith("kernel: 1/10 tiles")
+
+
+class Screen(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_a_terminal_shows_a_bar_for_each_stage_and_one_for_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    console = Console(record=True, width=80, force_terminal=True, file=io.StringIO(), soft_wrap=True)
+    console = Console(record=True, width=80, force_terminal=True, file=Screen(), soft_wrap=True)
     monkeypatch.setattr(display, "out", console)
     stages = (StageProgress("train", 20, 30, 1500), StageProgress("test", 0, 10))
     with RunView() as view:

@@ -6,12 +6,15 @@ as complete whose result of inference was gone.
 """
 
 import ast
+import errno
 import json
+import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -230,17 +233,43 @@ def test_a_closed_folder_of_another_user_is_left_out_and_named(
         code, said, problem = cntk("list", ".")
     assert [(run.path, run.state) for run in found.runs] == [("b", "complete"), ("half", "damaged")]
     assert found.closed == ("a", "c", "d/e")
-    assert (code, problem) == (0, "left out, since you may not read it: a and 2 more\n")
+    assert (code, problem) == (0, "left out, since it cannot be read: a and 2 more\n")
     assert len(said.splitlines()) == 3
     with as_nobody(), pytest.raises(StoreError, match="Permission denied"):
         list_runs("a")
 
 
 @pytest.mark.slow
-def test_a_list_has_each_run_below_a_folder_with_its_best_accuracy(
-    cntk: Cntk, tmp_path: Path, run_small: Callable[..., RunDirectory]
+@pytest.mark.parametrize("code", [errno.ENOTCONN, errno.ESTALE, errno.EIO])
+def test_a_mount_that_is_gone_is_left_out_and_named(
+    code: int, cntk: Cntk, tmp_path: Path, run_small: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = tmp_path / "runs"
+    """Seen to fail: one dead mount ended the whole list with a traceback."""
+    run_small(store={"path": str(tmp_path / "b")})
+    (tmp_path / "dead").mkdir()
+    look = os.stat
+
+    def look_or_fail(path: Any, *given: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("dead"):
+            raise OSError(code, os.strerror(code), str(path))
+        return look(path, *given, **options)
+
+    monkeypatch.setattr(os, "stat", look_or_fail)
+    monkeypatch.setattr(os, "lstat", lambda path, **options: look_or_fail(path, follow_symlinks=False, **options))
+    monkeypatch.chdir(tmp_path)
+    assert cntk("list", ".")[::2] == (0, "left out, since it cannot be read: dead\n")
+    assert [run.path for run in list_runs(".").runs] == ["b"]
+    with pytest.raises(StoreError, match=os.strerror(code)):
+        list_runs("dead")
+
+
+@pytest.mark.slow
+def test_a_list_has_each_run_below_a_folder_with_its_best_accuracy(
+    cntk: Cntk, tmp_path: Path, run_small: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail, in the pipe: the path, which alone tells a run from others, was cut off at 80 columns."""
+    monkeypatch.delenv("COLUMNS")
+    runs = tmp_path / "runs" / ("of a long name " * 5)
     whole = run_small(store={"path": str(runs / "b" / "whole")}, inference={"leave_one_out": True})
     run_small(store={"path": str(runs / "a")})
     cut = run_small(store={"path": str(runs / "cut")}, inference={"leave_one_out": True})
@@ -264,6 +293,7 @@ def test_a_list_has_each_run_below_a_folder_with_its_best_accuracy(
     assert code == 0
     assert len(said.splitlines()) == 5
     assert f"{100 * max(accuracies):.2f}%" in said
+    assert all(any(line.startswith(f"{path} ") for line in said.splitlines()) for path in found)
     assert max(map(len, said.splitlines())) < 80 + len(str(runs))
     assert json.loads(cntk("list", runs, "--json")[1])[1]["path"] == str(whole.path)
 

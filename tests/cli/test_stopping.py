@@ -188,6 +188,38 @@ def test_a_driver_that_was_told_to_ignore_a_hang_up_does_so(start: Start, before
     assert bool(mask_of(process, "SigCgt") & hang_up) is not ignored
 
 
+def test_ctrl_c_stays_ignored_for_a_command_in_the_background_of_a_script(start: Start) -> None:
+    """Seen to fail: Ctrl-C in the script's terminal stopped what `cntk run ... &` had begun."""
+    process = start(ALONE, 600, 600, before=["sh", "-c", 'trap "" INT; exec "$@"', "sh"])
+    interrupt = 1 << (signal.SIGINT - 1)
+    assert mask_of(process, "SigIgn") & interrupt
+    process.send_signal(signal.SIGTERM)
+    assert said_by(process).startswith("stopping")
+    assert mask_of(process, "SigIgn") & interrupt
+
+
+FOREIGN = """
+from support.foreign_handler import set_foreign_handler
+set_foreign_handler()
+from cntk_pipeline.cli.stopping import stop_on_signals
+from cntk_pipeline.clusters.slurm.jobs import load_jobqueue
+with stop_on_signals(print, 1.0):
+    pass
+set_foreign_handler()
+load_jobqueue()
+print("gone on")
+"""
+
+
+def test_a_handler_in_c_of_somebody_else_ends_no_command() -> None:
+    """Seen to fail: TypeError at the end of a complete run, since Python cannot set such a handler again."""
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests), str(tests.parent / "pipeline")])
+    command, environment = [sys.executable, "-c", FOREIGN], os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "gone on\n"), done.stderr
+
+
 @pytest.mark.timeout(300)
 def test_a_terminal_that_is_closed_lets_tiles_in_flight_finish(
     small_config: Callable[..., RunConfig], tmp_path: Path

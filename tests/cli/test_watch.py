@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import socket
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from support.problems import Recorder, flip_bit, stop_after, stop_at
 
 from cntk_pipeline.cli import watch
 from cntk_pipeline.cli.bars import Bar
-from cntk_pipeline.cli.screen import draw_screen, fit
+from cntk_pipeline.cli.screen import Moment, draw_screen, fit
 from cntk_pipeline.cli.watch import Watcher, moment_of
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver import driver as drivers
@@ -197,6 +198,22 @@ def test_what_a_log_says_does_not_act_on_the_terminal(run_small: Callable[..., R
     assert "\x1b" not in "".join(lines)
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_a_line_that_is_cut_off_fits_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail: the sign for what is cut off was written as "\\u2026", and lines of 40 columns had 45."""
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    bars = (Bar("kernel train of a long name", 3, 10, "12 tiles/s", "3 to 4 h left"),)
+    screen = draw_screen(Moment("12:00:00  at work  /a/very/long/path/of/a/run", bars, (), ()), 40, 20)
+    Console(file=stream, width=40, soft_wrap=True).print(screen)
+    stream.flush()
+    title, *rows = written.getvalue().decode(encoding).splitlines()
+    assert len(title) == 40
+    assert title.startswith("12:00:00  at work  /a/very/long/path/of")
+    assert "\\u2026" not in "".join(rows)
+
+
 def test_a_small_screen_hides_finished_stages_first_and_counts_them(looked: Looker) -> None:
     look, _ = looked.looks[-2]
     lines = drawn(look, 80, 14)
@@ -230,7 +247,9 @@ def test_what_is_chosen_fits_or_is_the_least(bars: list[Bar], events: int, room:
 def test_a_watch_on_a_terminal_ends_with_the_last_screen(
     run_small: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    console = Console(record=True, width=80, height=24, force_terminal=True, file=io.StringIO(), soft_wrap=True)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    console = Console(record=True, width=80, height=24, force_terminal=True, file=terminal, soft_wrap=True)
     monkeypatch.setattr(watch, "out", console)
     assert watch.watch(run_small()).complete
     screens = console.export_text().split("complete  ")

@@ -114,9 +114,10 @@ def test_a_scheduler_and_a_worker_started_by_hand_let_in_the_owner_of_the_key_on
     dask_scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", *made.arguments()]
     places = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
     scheduler = subprocess.Popen([*dask_scheduler, *places, "--scheduler-file", scheduler_file])
-    dask_worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", scheduler_file]
-    environment = os.environ | made.environment()
-    worker = subprocess.Popen([*dask_worker, "--nthreads", "1", "--host", "127.0.0.1"], env=environment)
+    dask_worker = [sys.executable, "-m", "distributed.cli.dask_worker", *made.arguments()]
+    worker = subprocess.Popen(
+        [*dask_worker, "--scheduler-file", scheduler_file, "--nthreads", "1", "--host", "127.0.0.1"]
+    )
     try:
         with distributed.Client(scheduler_file=str(scheduler_file), security=made.security(), timeout=60) as client:
             address = client.scheduler.address

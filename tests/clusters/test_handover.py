@@ -427,6 +427,15 @@ def test_submissions_of_several_commands_at_once_are_all_remembered(tmp_path: Pa
     assert sorted(each.job for each in submissions(run)) == [str(job) for job in range(6)]
 
 
+@pytest.mark.parametrize("job", ["a\nb", "J\N{LATIN SMALL LETTER U WITH DIAERESIS}rgen:7", "7" * 201])
+def test_a_name_of_a_job_that_could_not_be_read_back_is_not_recorded(tmp_path: Path, job: str) -> None:
+    """Seen to fail: the record was written, and every later command on the run ended with "is damaged"."""
+    run = begun_run(tmp_path / "run")
+    with pytest.raises(SubmissionFailed, match=r"named its job .*, where a plain text of at most 200 characters was"):
+        add_submission(run, "slurm", job)
+    assert submissions(run) == []
+
+
 def test_submissions_are_remembered_in_order_and_hold_no_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,26 @@ def test_the_driver_to_apply_by_hand_drains_and_stays_away_after_a_cancel_as_a_s
 
 
 @pytest.mark.slow
+def pods_in(described: Any) -> list[Any]:
+    """Find the security contexts of pods in a manifest."""
+    if isinstance(described, list):
+        return [found for each in described for found in pods_in(each)]
+    if not isinstance(described, dict):
+        return []
+    below = pods_in(list(described.values()))
+    return [described, *below] if "fsGroup" in described else below
+
+
+def test_no_start_of_a_pod_opens_the_files_of_a_claim_to_its_group() -> None:
+    """Seen to fail: the user's key on the claim became 0660 and signed nothing, and all chunks were looked at."""
+    deployed = Path(__file__).parents[2] / "deploy" / "kubernetes"
+    manifests = [job_manifest(workflow(volume_claim="runs").cluster, "cntk-a", "default", [])]
+    manifests += [each for file in sorted(deployed.glob("*.yaml")) for each in yaml.safe_load_all(file.read_text())]
+    pods = pods_in(manifests)
+    assert len(pods) == 7
+    assert {pod.get("fsGroupChangePolicy") for pod in pods} == {"OnRootMismatch"}
+
+
 def test_a_run_that_was_cancelled_ends_well_where_it_would_be_started_again(tmp_path: Path) -> None:
     """Seen to fail without the option: 130, upon which Kubernetes starts the driver anew, and that one computes on."""
     tables = {

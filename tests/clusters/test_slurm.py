@@ -261,20 +261,28 @@ def test_a_place_that_the_script_cannot_name_is_refused_before_a_run_is_begun(
         SUBMITTER.check_place(LocalPath("run"), config())
     with pytest.raises(ConfigError, match=r"the current directory, which has the output of the job, must be"):
         SUBMITTER.check_place(open_path("s3://bucket/run"), config())
+    with pytest.raises(ConfigError, match=r"the run directory must have no backslash in its name.*a\\\\b"):
+        SUBMITTER.check_place(LocalPath(tmp_path / "a\\b"), config())
 
 
 def test_slurm_is_asked_with_the_token_of_the_site_and_without_the_options_of_this_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen to fail where the token is left out with the options: sites without munge refuse the request."""
+    """Seen to fail where the token is left out with the options: sites without munge refuse the request.
+
+    Also where SQUEUE_PARTITION was left in: a job that waits in another partition was said to be gone.
+    """
     (tmp_path / "squeue").write_text(f"#!/bin/sh\n/usr/bin/env > {tmp_path}/given\n")
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    for name in ("SLURM_JWT", "SLURM_CONF", "SLURM_JOB_ID", "SBATCH_PARTITION"):
+    options = ("SLURM_JOB_ID", "SBATCH_PARTITION", "SQUEUE_PARTITION", "SCANCEL_STATE", "SACCT_LOCAL")
+    for name in ("SLURM_JWT", "SLURM_CONF", *options):
         monkeypatch.setenv(name, "x")
     SUBMITTER.state(submission("slurm", "17"))
     given = {line.partition("=")[0] for line in (tmp_path / "given").read_text().splitlines()}
-    assert {name for name in given if name.startswith(("SLURM", "SBATCH"))} == {"SLURM_JWT", "SLURM_CONF"}
+    assert "SLURM_JWT" in given
+    assert "SLURM_CONF" in given
+    assert given.isdisjoint(options)
 
 
 def test_the_job_has_as_much_memory_as_a_number_says() -> None:
@@ -287,3 +295,40 @@ def test_the_job_has_as_much_memory_as_a_number_says() -> None:
 def test_a_driver_waits_for_tiles_as_long_as_its_job_has_to_drain(drain: float, waited: float) -> None:
     assert CLUSTERS["slurm"].drain_seconds(config(drain_seconds=drain).cluster) == waited
     assert CLUSTERS["local"].drain_seconds(config(kind="local").cluster) == DRAIN_SECONDS
+
+
+def lay(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "said", ["4711", "4711;far", "-----\n  Welcome, 3 of you\n--> host 1...OK\n4711\n", "4711 \n\n"]
+)
+def test_the_number_of_a_job_is_found_below_a_banner(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail: the banner was recorded as the job, and neither status nor cancel could read the record."""
+    lay(tmp_path, "sbatch", f"printf '%s' '{said}'")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert SUBMITTER.submit(LocalPath(tmp_path), config(), "") == "4711"
+
+
+@pytest.mark.parametrize("said", ["", "welcome", "Submitted batch job 4711", "04711", "4711x"])
+def test_an_answer_of_sbatch_without_a_number_is_refused(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, "sbatch", f"printf '%s' '{said}'")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SubmissionFailed, match=rf"sbatch named no job, it said '{said}': if `squeue --me` shows one"):
+        SUBMITTER.submit(LocalPath(tmp_path), config(), "")
+
+
+def test_texts_of_slurm_in_another_encoding_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail with a traceback: a reason, or a message of a site's plug-in, may be in Latin-1."""
+    lay(tmp_path, "squeue", r"printf 'PENDING||1:00|N/A|Wartung f\374r alle\n'")
+    lay(tmp_path, "sbatch", r"printf 'kein Platz f\374r alle\n' >&2; exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert SUBMITTER.standing(submission("slurm", "17")).words == "waits: SLURM says why (Wartung f\ufffdr alle)"
+    with pytest.raises(SubmissionFailed, match="sbatch refused: kein Platz f\ufffdr alle"):
+        SUBMITTER.submit(LocalPath(tmp_path), config(), "")

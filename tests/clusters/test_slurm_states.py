@@ -6,6 +6,12 @@ from cntk_pipeline.clusters.slurm.states import read_account, read_queue
 from cntk_pipeline.clusters.submitter import JobStatus
 
 
+def test_lines_of_another_form_are_passed_over() -> None:
+    """Seen to fail: ValueError, and so a traceback of `cntk status`."""
+    assert read_queue("slurm_load_jobs: warning", "7") == JobStatus("unknown")
+    assert read_queue("--- welcome ---\nRUNNING|n1|9:41|now|None\n", "7").words == "runs on n1"
+
+
 @pytest.mark.parametrize(
     ("line", "state", "words", "timing"),
     [

@@ -1,5 +1,6 @@
 """How workers are spread over an allocation; tests/real/test_slurm.py has a real SLURM."""
 
+import asyncio
 import logging
 import os
 import shlex
@@ -280,6 +281,26 @@ def test_a_worker_in_a_job_joins_from_a_home_whose_name_has_a_space(tmp_path: Pa
         (folder,) = (tmp_path / "my home" / ".cache" / "cntk").iterdir()
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "said", ["4711", "Submitted batch job 4711\n", "Host 1\nSubmitted batch job 4711 on cluster 2\n"]
+)
+def test_the_number_of_a_workers_job_is_found_and_no_filter_keeps_it_alive(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail: of a banner Dask took the first digits, and a job of somebody else's was asked about and ended."""
+    (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$1 $SCANCEL_STATE" > {tmp_path}/given\n')
+    (tmp_path / "scancel").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SCANCEL_STATE", "RUNNING")
+    config = ClusterConfig(kind="slurm", workers=1, memory_limit="1GB")
+    job = jobs.load_jobqueue().job_cls(
+        "tls://10.0.0.1:1", name="w", **jobs.job_of_worker(config, 10**9, tmp_path, None)
+    )
+    job.job_id = job._job_id_from_submit_output(said)
+    asyncio.run(job.close())
+    assert (tmp_path / "given").read_text() == "4711 \n"
 
 
 def test_a_home_without_room_for_a_folder_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

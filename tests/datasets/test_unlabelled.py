@@ -9,9 +9,11 @@ from PIL import Image
 from support.formats import IMAGES as FORMAT_IMAGES
 from support.formats import write_formats
 
+from cntk_pipeline.datasets import make_loader
 from cntk_pipeline.datasets.images import WantedPictures
+from cntk_pipeline.datasets.recognition import recognise
 from cntk_pipeline.datasets.unlabelled import Like, open_images
-from cntk_pipeline.errors import DataError, DataNotFound
+from cntk_pipeline.errors import ConfigError, DataError, DataNotFound
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 3), np.uint8)
 
@@ -21,6 +23,21 @@ def test_an_array_is_mapped_and_read_in_part(tmp_path: Path) -> None:
     found = open_images(tmp_path / "new.npy")
     assert (found.shape, found.dtype, found.names) == (IMAGES.shape, np.uint8, list("0123456"))
     np.testing.assert_array_equal(found.read(2, 5), IMAGES[2:5])
+
+
+def test_a_home_folder_that_is_not_known_is_named_wherever_data_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail: a traceback (RuntimeError)."""
+    place, message = "~no-user-of-this-name/x.npz", "home folder that ~ stands for is not known, got '~no-user-of-this"
+    monkeypatch.setenv("CNTK_DATA", place)
+    for read in (
+        open_images,
+        recognise,
+        lambda path: make_loader("npz", {"path": path}).load(),
+        lambda path: make_loader("cifar10", {"path": path}).load(),
+        lambda path: make_loader("cifar10", {}).load(),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read(place)
 
 
 @pytest.mark.parametrize("key", ["x", "images", "x_test", "anything"])

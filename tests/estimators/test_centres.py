@@ -164,6 +164,7 @@ def test_ridges_of_any_type_of_number_are_chosen_among_centres() -> None:
             ValueError,
             "centre_choice must be one of 'first', 'random', 'rpcholesky', got 'best'",
         ),
+        ({"centre_choice": np.array(["first", "random"])}, ValueError, "centre_choice must be one of .*, got array"),
         ({"n_centres": 3, "centre_seed": -1}, ValueError, r"centre_seed must be a whole number from 0 to .*, got -1"),
         (
             {"n_centres": 3, "centres_tolerance": 0.1},

@@ -387,6 +387,15 @@ def test_missing_labels_are_named() -> None:
         KernelClassifier(DENSE).fit(X, np.array(["p", 1] * 10, object))
 
 
+@pytest.mark.parametrize(
+    ("of", "remedy"),
+    [(np.array, r"give y\.astype\(str\)"), (lambda y: np.array(y, object), r"\.decode\(\) for label in y")],
+)
+def test_labels_of_bytes_are_named(of: Callable[[list[bytes]], np.ndarray], remedy: str) -> None:
+    with pytest.raises(DataError, match=f"y: expected numbers or texts, got .*bytes.*{remedy}"):
+        KernelClassifier(DENSE).fit(X, of([b"p", b"q"] * 10))
+
+
 DATES = np.arange(20).astype("M8[D]")
 
 
@@ -507,6 +516,14 @@ def test_errors_of_a_given_kernel_name_the_argument() -> None:
         KernelClassifier("precomputed").fit(-kernel, Y)
 
 
+@pytest.mark.parametrize("kind", [KernelClassifier, KernelRegressor])
+@pytest.mark.parametrize("shape", [(5, 20, 20), (5, 20, 1), (2, 5, 4, 20)])
+def test_a_given_kernel_has_two_axes(kind: Any, shape: tuple[int, ...]) -> None:
+    model = kind("precomputed").fit(kernel_matrix(DENSE, X), Y)
+    with pytest.raises(ValueError, match=rf"Found array with dim {len(shape)}, (while dim <= 2 is req|expected <= 2)"):
+        model.predict(np.zeros(shape))
+
+
 @pytest.mark.parametrize("ridge", ["auto", 0.1, [0.1, 1.0]])
 def test_an_unknown_mode_of_ridges_is_named_before_pairs_are_computed(
     ridge: Any, monkeypatch: pytest.MonkeyPatch
@@ -523,6 +540,7 @@ def test_an_unknown_mode_of_ridges_is_named_before_pairs_are_computed(
         ({"network": "resnet"}, ValueError, r"there is no network 'resnet': give a layer, like layers\.presets"),
         ({"network": 3}, TypeError, r"network must be a layer of cntk_pipeline\.layers, .*, got 3"),
         ({"network": CONVOLUTIONAL}, ValueError, r"needs images of shape \(H, W, C\)"),
+        ({"kind": np.array(["ntk", "nngp"])}, ValueError, r"kind must be one of .*, got array"),
         ({"kind": "nptk"}, ValueError, r"kind must be one of .*, got 'nptk'"),
         ({"dtype": "float16"}, ValueError, r"float16"),
         ({"ridge": -1}, ValueError, r"at least 0, got -1"),

@@ -1,6 +1,7 @@
 """Kernels that are kept: which values are computed, and that they are those of the kernel."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -15,17 +16,21 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from threadpoolctl import threadpool_limits
 
 from cntk_pipeline import kernel_matrices, kernel_matrix
-from cntk_pipeline.errors import DataError, LayerError, SpecificationMismatch, StoreError
+from cntk_pipeline.errors import DataError, LayerError, NotAccurate, NotFinite, SpecificationMismatch, StoreError
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor, NetworkKernel, fill_memory
 from cntk_pipeline.estimators import memory as memories
+from cntk_pipeline.estimators.folder_memory import FolderMemory
+from cntk_pipeline.graphs import pack
 from cntk_pipeline.kernels import CpuEngine
 from cntk_pipeline.layers import (
     LAYERS,
+    Aggregate,
     Conv,
     Dense,
     Dropout,
     Elementwise,
     Flatten,
+    GlobalSumPool,
     LocalAvgPool,
     Relu,
     Repeat,
@@ -318,6 +323,108 @@ def test_a_damaged_file_is_named_and_its_values_come_again(tmp_path: Path, passe
     np.testing.assert_array_equal(
         again.predict(DIGITS), KernelClassifier(NETWORKS[1]).fit(DIGITS[:30], LABELS[:30]).predict(DIGITS)
     )
+
+
+@pytest.mark.parametrize(
+    ("scale", "error", "message"),
+    [
+        (1e-46, NotAccurate, "image 0 holds no number beyond"),
+        (1e39, NotFinite, "image 0 holds a number of size .*, the largest of float32: scale"),
+    ],
+)
+def test_samples_out_of_the_range_of_the_dtype_are_refused_as_without_a_memory(
+    tmp_path: Path, scale: float, error: type[Exception], message: str
+) -> None:
+    x, y = DIGITS[:20] + 0.0, LABELS[:20]
+    fill_memory(tmp_path, [NETWORKS[1]], np.concatenate([x, np.zeros((1, 64))]))  # what is too small became a zero
+    model = KernelClassifier(NETWORKS[1], ridge=0.1).fit(x, y)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*.npz")}
+    for memory in (None, tmp_path):
+        with pytest.raises(error, match=message):
+            model.set_params(memory=memory).predict(x[:3] * scale)
+        with pytest.raises(error, match=message):
+            clone(model).fit(np.concatenate([x[:3] * scale, x[3:]]), y)
+        with pytest.raises(error, match=message):
+            NetworkKernel(NETWORKS[1], memory=memory)(x * scale)
+    with pytest.raises(error, match=message):
+        fill_memory(tmp_path, NETWORKS[1:3], x * scale)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.npz")} == kept
+    model.set_params(memory=tmp_path).predict(np.zeros((2, 64)))  # zeros are samples
+
+
+def test_graphs_below_the_range_of_the_dtype_have_the_values_that_they_have_without_a_memory(tmp_path: Path) -> None:
+    path = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    graphs = pack([path] * 4, 1e-46 * np.random.default_rng(0).standard_normal((4, 3, 2)))
+    network = Sequential(Aggregate(), Dense(w_std=1e46), Relu(), Dense(), GlobalSumPool())
+    fill_memory(tmp_path, [network], graphs)
+    found = NetworkKernel(network, memory=tmp_path)(graphs)
+    np.testing.assert_array_equal(found, kernel_matrix(network, graphs))
+    assert np.all(np.diag(found) > 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "flag"), [(10, 99), (8, 1)], ids=["unknown way to compress", "encrypted"]
+)  # of an entry of an archive's directory
+def test_a_damaged_directory_of_a_file_is_named(tmp_path: Path, place: int, flag: int) -> None:
+    model = KernelClassifier(NETWORKS[1], memory=tmp_path).fit(DIGITS[:10], LABELS[:10])
+    (path,) = tmp_path.rglob("000001.npz")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + place] = flag
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"000001\.npz cannot be read as kept kernel values .*: delete it"):
+        model.fit(DIGITS[:10], LABELS[:10])
+
+
+def test_a_copy_of_a_file_is_read_and_has_no_number(tmp_path: Path, passes: list[tuple[int, int]]) -> None:
+    model = KernelClassifier(NETWORKS[1], memory=tmp_path).fit(DIGITS[:20], LABELS[:20])
+    (path,) = tmp_path.rglob("000001.npz")
+    path.rename(path.with_stem("000001 (copy)"))
+    model.fit(DIGITS[:20], LABELS[:20])
+    assert len(passes) == 1
+    model.fit(DIGITS[:30], LABELS[:30])
+    (path.parent / "000002.npz").unlink()  # as one that was damaged
+    model.fit(DIGITS[:40], LABELS[:40])
+    assert len(list(path.parent.glob("*.npz"))) == len(passes) - 1  # none is written over
+    before = len(passes)
+    model.fit(DIGITS[:40], LABELS[:40])
+    assert len(passes) == before
+
+
+def test_a_child_that_was_forked_meanwhile_holds_no_lock(tmp_path: Path) -> None:
+    folder = FolderMemory(tmp_path, {}, "float32")
+    with folder.held():
+        child = os.dup(next(fd for fd in map(int, os.listdir("/proc/self/fd")) if _leads_to(fd, folder.path / "lock")))
+    try:  # a child's copy of the open file is the same lock, as is this one
+        with (folder.path / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(child)
+
+
+def _leads_to(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:  # the one that listed them
+        return False
+
+
+@pytest.mark.parametrize(
+    "make", [lambda x: x.assign(d=x.d > 0), lambda x: x.convert_dtypes(), lambda x: x.astype(object)]
+)
+def test_frames_that_a_fit_takes_are_taken_by_kernels_and_memories(
+    tmp_path: Path, make: Callable[[Any], Any], passes: list[tuple[int, int]]
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = make(pandas.DataFrame(np.random.default_rng(0).standard_normal((12, 4)), columns=list("abcd")))
+    numbers = frame.to_numpy(float)
+    fill_memory(tmp_path, [NETWORKS[1]], frame)
+    KernelClassifier(NETWORKS[1], memory=tmp_path).fit(frame, np.arange(12) % 2)
+    assert len(passes) == 1
+    kernel = NetworkKernel(NETWORKS[1])
+    expected = kernel_matrix(NETWORKS[1], numbers)
+    np.testing.assert_array_equal(kernel(frame), expected)
+    np.testing.assert_array_equal(kernel(numbers, frame), expected)
+    np.testing.assert_array_equal(kernel.diag(frame), np.diag(expected))
 
 
 def test_what_a_killed_process_left_aside_is_no_value(tmp_path: Path) -> None:

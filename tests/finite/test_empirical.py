@@ -1,5 +1,7 @@
 """Empirical kernels: by hand where the network is small, the exact kernel where it is wide, and bits."""
 
+from threading import Event, Thread
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from support.networks import GOLDEN
 from cntk_pipeline import finite, kernel_matrix
 from cntk_pipeline.errors import ConfigError, DataError, LayerError, NotFinite
 from cntk_pipeline.finite import empirical_kernel, empirical_kernels
+from cntk_pipeline.finite.calling import torch_by_itself
 from cntk_pipeline.finite.empirical import Draws, Products
 from cntk_pipeline.graphs import pack
 from cntk_pipeline.kernels import KINDS
@@ -413,9 +416,134 @@ def test_a_module_is_no_function_of_one_input_while_it_is_trained(layer, message
     assert all(torch.equal(each, before[name]) for name, each in module.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "normed",
+    [torch.nn.utils.spectral_norm, torch.nn.utils.parametrizations.spectral_norm],
+    ids=["hook", "parametrization"],
+)
+def test_a_spectral_norm_changes_in_training(normed):
+    module = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), normed(torch.nn.Linear(8, 1)))
+    with pytest.raises(LayerError, match=r"changes the vectors of its spectral norm: call its eval\(\) first"):
+        empirical_kernel(module, VECTORS)
+    found = empirical_kernel(module.eval(), VECTORS)
+    np.testing.assert_array_equal(found, empirical_kernel(module, VECTORS[::-1])[::-1, ::-1])
+
+
+def test_batch_statistics_that_are_not_kept_are_refused_in_every_mode():
+    for layer, images in ((torch.nn.BatchNorm2d, IMAGES), (torch.nn.BatchNorm1d, VECTORS)):
+        module = torch.nn.Sequential(layer(images.shape[1], track_running_stats=False), torch.nn.Flatten()).eval()
+        with pytest.raises(LayerError, match=r"BatchNorm.d '0' .* takes statistics of a batch in each mode"):
+            empirical_kernel(module, images, kind="nngp")
+
+
+@pytest.mark.parametrize("layer", [torch.nn.LazyBatchNorm2d, torch.nn.LazyLinear])
+def test_a_module_without_values_is_refused_and_not_changed(layer):
+    module = torch.nn.Sequential(layer(3) if layer is torch.nn.LazyLinear else layer(), torch.nn.Flatten()).eval()
+    with pytest.raises(LayerError, match=r"'0\.\w+' of the module has no values yet: call the module once first"):
+        empirical_kernel(module, IMAGES)
+    assert torch.nn.parameter.is_lazy(module[0].weight)
+    module(torch.zeros(2, *IMAGES.shape[1:]))
+    assert np.isfinite(empirical_kernel(module, IMAGES)).all()
+
+
+def test_random_numbers_of_a_function_are_seen():
+    class Noisy(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(torch.nn.functional.dropout(x, 0.01, self.training))
+
+    pool = torch.nn.Sequential(torch.nn.FractionalMaxPool2d(2, output_size=1), torch.nn.Flatten()).eval()
+    module, before = Noisy(6, 1), torch.get_rng_state()
+    for drawing, inputs in ((module, VECTORS), (pool, IMAGES)):
+        with pytest.raises(LayerError, match="the module draws random numbers as it is called"):
+            empirical_kernel(drawing, inputs, kind="nngp")
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_allclose(empirical_kernel(module.eval(), VECTORS), VECTORS @ VECTORS.T + 1, rtol=1e-5)
+
+
 def test_a_module_of_numbers_that_numpy_does_not_have_is_refused():
+    class Cast(torch.nn.Module):
+        def forward(self, x):
+            return x.to(dtype)
+
     with pytest.raises(LayerError, match=r"got 'weight' of torch.bfloat16: call its float\(\) first"):
         empirical_kernel(torch.nn.Linear(6, 1).bfloat16(), VECTORS)
+    for dtype in (torch.bfloat16, torch.complex128):
+        with pytest.raises(LayerError, match=f"a module must return numbers of float16, .*, got {dtype}: let it"):
+            empirical_kernel(Cast(), VECTORS, kind="nngp")
+
+
+def test_inputs_are_of_the_first_real_numbers_of_a_module():
+    class Coded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.codes = torch.nn.Parameter(torch.arange(6), requires_grad=False)
+            self.last = torch.nn.Linear(6, 1, bias=False).double()
+
+        def forward(self, x):
+            return self.last(x * self.codes)
+
+    class Held(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("matrix", torch.eye(6))
+
+        def forward(self, x):
+            return x @ self.matrix
+
+    x = VECTORS * np.arange(6)
+    np.testing.assert_allclose(empirical_kernel(Coded(), VECTORS), x @ x.T, rtol=1e-12)
+    np.testing.assert_allclose(empirical_kernel(Held(), VECTORS, kind="nngp"), VECTORS @ VECTORS.T / 6, rtol=1e-5)
+
+
+def test_sparse_derivatives_of_an_embedding_are_those_of_a_dense_one():
+    words, kernels = np.array([[0, 2, 1], [3, 3, 0]]), []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        embedding = torch.nn.Embedding(4, 5, sparse=sparse)
+        kernels.append(empirical_kernel(torch.nn.Sequential(embedding, torch.nn.Flatten()), words))
+    np.testing.assert_array_equal(*kernels)
+
+
+def test_kernels_do_not_depend_on_a_lower_dtype_of_the_caller():
+    module = torch.nn.Linear(6, 3)
+    for kind in ("ntk", "nngp"):
+        expected, each = empirical_kernel(module, VECTORS, kind=kind), empirical_kernels(HIDDEN, VECTORS, width=4)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            np.testing.assert_array_equal(empirical_kernel(module, VECTORS, kind=kind), expected)
+            np.testing.assert_array_equal(empirical_kernels(HIDDEN, VECTORS, width=4), each)
+            assert torch.is_autocast_enabled("cpu")
+
+
+def test_a_thread_that_leaves_first_gets_its_threads_back_and_the_others_keep_one():
+    entered, left, before = Event(), Event(), torch.get_num_threads()
+
+    def stay():
+        with torch_by_itself():
+            entered.set()
+            left.wait(60)
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
+
+    def compute():
+        seen.append(torch.get_num_threads())
+
+    seen, second, new = [], Thread(target=stay), Thread(target=compute)
+    try:
+        torch.set_num_threads(2)
+        with torch_by_itself():
+            second.start()
+            assert entered.wait(60)
+        assert torch.get_num_threads() == 2
+        left.set()
+        second.join(60)
+        empirical_kernel(torch.nn.Linear(6, 1), VECTORS)  # alone
+        assert torch.get_num_threads() == 2
+        new.start()
+        new.join(60)
+        assert seen == [1, 2, 2]
+    finally:
+        left.set()
+        torch.set_num_threads(before)
 
 
 def test_derivatives_do_not_depend_on_what_the_caller_has_switched_off():

@@ -203,6 +203,36 @@ def test_the_first_interrupt_lets_tiles_finish_and_the_same_call_goes_on(
     assert cntk_pipeline.run(TABLES, data=arrays, progress=False, **place).is_complete
 
 
+FOREIGN = """
+from support.foreign_handler import set_foreign_handler
+set_foreign_handler()
+from cntk_pipeline.interactive import running
+with running._stop_on_interrupt(running._Silent()) as stop:
+    pass
+print("done")
+"""
+
+
+def test_a_handler_of_ctrl_c_in_c_is_left_as_it_is() -> None:
+    """Seen to fail: TypeError when the run was complete, since Python cannot set such a handler again."""
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests), str(tests.parent / "pipeline")])
+    command, environment = [sys.executable, "-c", FOREIGN], os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with running._stop_on_interrupt(Recorder()) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not stop.is_set()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_lines_are_shown_where_there_is_no_terminal(
     tmp_path: Path, arrays: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:

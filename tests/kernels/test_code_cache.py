@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import support.kept
 from numba import njit, types
 
 import cntk_pipeline
@@ -341,3 +342,32 @@ def test_the_processes_that_a_process_starts_say_nothing_again(caplog, monkeypat
     monkeypatch.setattr(multiprocessing, "parent_process", multiprocessing.current_process)
     code_cache._say("no place")
     assert caplog.messages == ["no place"]
+
+
+def test_what_a_compiler_made_of_a_text_is_read_again_and_made_again_where_its_file_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(support.kept, "FOLDER", tmp_path / "sources")
+    monkeypatch.setattr(support.kept, "FILES_KEPT", 2)
+    made = []
+
+    def compiled(text: str) -> bytes:
+        def make() -> bytes:
+            made.append(text)
+            return text.encode() * 3
+
+        return support.kept.kept(make, text, "-O1")
+
+    assert [compiled("a"), compiled("a")] == [b"aaa"] * 2
+    (file,) = (tmp_path / "compiled-texts").iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:-1] + b"b"):
+        file.write_bytes(damaged)
+        assert compiled("a") == b"aaa"
+        assert file.read_bytes() == whole
+    assert made == ["a"] * 4
+    for text in "bc":
+        assert compiled(text) == text.encode() * 3
+    assert len(list((tmp_path / "compiled-texts").iterdir())) == 2
+    assert compiled("c") == b"ccc"
+    assert made == [*"aaaabc"]

@@ -20,6 +20,7 @@ from cntk_pipeline.layers import (
     LocalAvgPool,
     PositionalEmbedding,
     Relu,
+    Repeat,
     Rescale,
     Residual,
     SelfAttention,
@@ -226,3 +227,11 @@ def test_positionwise_nodes_are_those_of_single_windows():
     nodes = [Node(Code.WEIGH, (0,), key, key, grid, windows=windows) for windows in (None, single, around, wide)]
     assert [node.is_positionwise for node in nodes] == [True, True, True, False]
     assert not Node(Code.POOL, (0,), key, key, grid, windows=single).is_positionwise
+
+
+@pytest.mark.parametrize(("first", "last"), [("SAME", "CIRCULAR"), ("CIRCULAR", "SAME")])
+def test_blocks_that_move_between_flat_and_circular_convolutions_are_moved_once(first, last):
+    """Each path through the branches was followed: 2^1000 of them."""
+    block = Residual(Sequential(Relu(), Dense()))
+    graph, _ = build((Conv(3, padding=first), Repeat(block, 1000), Conv(3, padding=last), Flatten()))
+    assert len(graph.nodes) < 8000

@@ -8,7 +8,7 @@ from support.tolerances import DTYPES, assert_kernels_close, tolerance
 from twin import reference
 
 from cntk_pipeline import kernel_diagonal, kernel_matrices, kernel_matrix
-from cntk_pipeline.errors import DataError, LayerError
+from cntk_pipeline.errors import DataError, LayerError, NotAccurate, NotFinite
 from cntk_pipeline.estimators import KernelClassifier, KernelRegressor
 from cntk_pipeline.finite import build
 from cntk_pipeline.kernels import CpuEvaluator, lower, lowering
@@ -27,9 +27,11 @@ from cntk_pipeline.layers import (
     GlobalAvgPool,
     GlobalSumPool,
     LastState,
+    Layer,
     LayerNorm,
     LinearAttention,
     LocalAvgPool,
+    Masked,
     Maxout,
     MaxPool,
     Padded,
@@ -300,3 +302,17 @@ def test_wide_finite_networks_at_the_length_of_each_sequence_have_these_kernels(
     deviation = found.std(0, ddof=1) / draws**0.5
     assert (np.abs(found.mean(0) - expected) < 4 * deviation).all()
     assert (deviation < 0.05 * expected.max()).all()
+
+
+@pytest.mark.parametrize("presence", [Padded(), Masked()])
+def test_inputs_whose_squares_are_no_numbers_of_the_dtype_are_refused_beside_absent_ones(presence: Layer) -> None:
+    network = Sequential(presence, Conv((1, 3), b_std=0.1), Relu(), GlobalAvgPool(), Dense(b_std=0.1))
+    x = np.random.default_rng(0).standard_normal((4, 1, 6, 2))
+    x[1:3, :, 4:] = np.nan
+    x[2] *= 1e-46
+    with pytest.raises(NotAccurate, match=r"^image 2 holds no number beyond .*e-46, whose square is 0 in float32"):
+        kernel_matrix(network, x)
+    assert np.isfinite(kernel_matrix(network, x, dtype="float64")).all()
+    x[2] *= 1e91
+    with pytest.raises(NotFinite, match=r"^image 2 holds a number of size .*, above 3e\+38, the largest of float32"):
+        kernel_matrix(network, x)

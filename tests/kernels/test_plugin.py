@@ -143,6 +143,7 @@ def test_a_wrong_shape_a_wrong_type_and_an_error_are_told_with_the_function(writ
         ("return (x @ z.T).astype(complex)", r"got shape \(32, 32\) and dtype complex128"),
         ("return np.ma.masked_array(x @ z.T, mask=True)", r"got a masked one of shape \(32, 32\) and dtype float64"),
         ("return 1 / 0", r"own:kernel failed: ZeroDivisionError: division by zero \(.*own.py, line 3\)"),
+        ("import sys; sys.exit(0)", r"own:kernel failed: SystemExit: 0 \(.*own.py, line 3\)"),
     ):
         with pytest.raises(ConfigError, match=message):
             engine_of(write(body(line))).evaluator().evaluate(draw(2))
@@ -222,6 +223,12 @@ def test_a_function_that_is_not_there_is_named(write, name, message):
     write(LINEAR + "number = 1\n")
     with pytest.raises(ConfigError, match=message):
         engine_of(write("\nabsent\n", "broken"), name)
+
+
+def test_a_module_that_ends_python_does_not_end_a_run(write):
+    folder = write("import sys\nsys.exit(0)\n" + LINEAR, "quits")
+    with pytest.raises(ConfigError, match=r"quits:kernel cannot be imported: SystemExit: 0 \(.*quits.py, line 2\)"):
+        engine_of(folder, "quits:kernel")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from support.tolerances import DTYPES, tolerance
 
+from cntk_pipeline import kernel_diagonal
 from cntk_pipeline.kernels import KINDS, CpuEvaluator, lower
 from cntk_pipeline.layers import (
     AvgPool,
@@ -11,7 +13,9 @@ from cntk_pipeline.layers import (
     Dense,
     Dropout,
     Elementwise,
+    Erf,
     Flatten,
+    Gelu,
     GlobalAvgPool,
     LayerNorm,
     Relu,
@@ -51,3 +55,20 @@ def test_deviations_are_those_of_the_planes_of_an_image_with_itself(name, dtype)
     start = last.start + last.area  # behind the inverse deviations
     deviations = found.planes.prepare(found.planar(x)).statistics[start : start + last.area, :3]
     np.testing.assert_allclose((deviations.astype(np.float64) ** 2).mean(0), variances, rtol=tolerance(dtype).kernel)
+
+
+@pytest.mark.parametrize("layer", [Relu(), Gelu(), LayerNorm(), Elementwise("tanh", nodes=16)], ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_variance_of_a_mean_that_is_zero_may_be_negative_by_rounding(layer, dtype):
+    """Half of each image is the negative of the other half: the mean over positions of an odd function of it is 0."""
+    half = np.random.default_rng(0).standard_normal((24, 1, 3, 2))
+    images = np.concatenate([half, -half], 2)
+    network = Sequential(Conv(1), Erf(), GlobalAvgPool(), Dense(b_std=0.5), layer, Dense())
+    behind = Sequential(Dense(b_std=0.5), layer, Dense())  # of vectors that are 0
+    without = Sequential(Conv(1), Erf(), GlobalAvgPool(), Dense(), layer, Dense())
+    assert_allclose(
+        kernel_diagonal(network, images, kind="nngp", dtype=dtype),
+        kernel_diagonal(behind, np.zeros((24, 2)), kind="nngp", dtype=dtype),
+        rtol=1e-5,
+    )
+    assert np.isfinite(kernel_diagonal(without, images, kind="ntk", dtype=dtype)).all()

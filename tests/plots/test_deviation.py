@@ -133,7 +133,7 @@ def test_a_constant_target_keeps_its_unit_too(tmp_path: Path) -> None:
 def test_many_targets_share_the_points() -> None:
     """A figure has some hundred points, whatever the data."""
     from cntk_pipeline.plots.displays.deviation import POINTS
-    from cntk_pipeline.plots.sampling import take_evenly
+    from cntk_pipeline.plots.tile_sample import take_evenly
 
     assert len(take_evenly(np.arange(10_000), POINTS // 6)) == POINTS // 6
 

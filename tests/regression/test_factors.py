@@ -68,6 +68,23 @@ def test_the_suggested_ridge_is_enough_as_it_is_printed(make: type[TrainKernel],
             assert smallest > 0, "rounding alone made it definite"
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-30])
+@pytest.mark.parametrize("seed", range(40))
+def test_a_repeated_sample_is_refused_whatever_rounding_makes_of_its_pivot(seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((60, 80))
+    rows = np.concatenate([rows, rows[: 1 + seed % 4]]) * scale ** rng.uniform(size=60 + 1 + seed % 4)[:, None]
+    kernel = as_train_kernel(rows @ rows.T)
+    with pytest.raises(NotPositiveDefinite, match=r"k_train plus a ridge of 0 is not positive definite: pivot"):
+        cholesky(kernel, 0.0)
+
+
+def test_samples_of_very_unequal_size_are_no_repeated_ones() -> None:
+    sizes = np.array([1.0, 1e-12, 1e-5])
+    matrix = (0.5 + 0.5 * np.eye(3)) * np.outer(sizes, sizes)
+    np.testing.assert_allclose(cholesky(as_train_kernel(matrix), 0.0), np.linalg.cholesky(matrix), rtol=1e-12)
+
+
 def test_a_kernel_of_zeros_says_why() -> None:
     zeros = as_train_kernel(np.zeros((3, 3)), "ntk.train")
     with pytest.raises(NotPositiveDefinite, match=r"ntk\.train is zero everywhere: its network trains no layer"):

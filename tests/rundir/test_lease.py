@@ -195,6 +195,19 @@ def test_a_run_directory_that_is_gone_is_told_and_not_begun_anew(tmp_path: Local
     assert not run.exists()
 
 
+@pytest.mark.usefixtures("patient")
+def test_the_lease_of_a_run_that_was_taken_back_is_given_back(tmp_path: LocalPath) -> None:
+    """A run whose workflow was refused is begun again, corrected, by the same process."""
+    run = tmp_path / "run"
+    (run / lease.RUN_RECORD).write_whole(b"refused")
+    with lease.hold(run / "lease"):
+        (run / lease.RUN_RECORD).unlink()
+    began = time.monotonic()
+    (run / lease.RUN_RECORD).write_whole(b"corrected")
+    with lease.hold(run / "lease"):
+        assert time.monotonic() - began < lease.PATIENCE_SECONDS / 2
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_driver_whose_run_was_deleted_leaves_the_next_run_there_alone(tmp_path: LocalPath) -> None:
     """Seen to fail where it is only asked whether a run is there: its higher number ends the driver of the next run."""

@@ -60,6 +60,15 @@ def test_a_key_that_proves_nothing_is_not_used_and_said_to_be(key: Path, what: s
     assert str(key) in signature.find_key().problem
 
 
+def test_a_tilde_in_the_name_of_the_key_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Seen to fail: the key lay in a folder named "~" in the current directory, and another one in the next."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(signature.KEY_VARIABLE, "~/key")
+    monkeypatch.chdir(tmp_path)
+    assert signature.sign("purpose")
+    assert (tmp_path / "home" / "key").is_file()
+
+
 def test_without_a_home_nothing_is_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(signature.KEY_VARIABLE)
 

@@ -134,7 +134,7 @@ def test_inputs_are_written_once_and_whole(tmp_path: Path) -> None:
     run.stored_data.write({"train_images": images, "train_labels": np.arange(10)})
     np.testing.assert_array_equal(run.inputs("train_images")[2:5], images[2:5])
     np.testing.assert_array_equal(run.inputs("train_labels")[:], np.arange(10))
-    stored = zarr.open_array(run.inputs_path.zarr_store(), path="train_images", mode="r")
+    stored = zarr.open_array(str(run.inputs_path), path="train_images", mode="r")
     np.testing.assert_array_equal(stored[2:5], images[2:5])
     assert stored.metadata.dimension_names == ("train", "height", "width", "channel")
     assert list(tmp_path.glob("*.partial")) == []

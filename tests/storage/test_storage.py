@@ -16,7 +16,17 @@ from obstore.store import MemoryStore
 from support.processes import wait_until
 
 from cntk_pipeline.errors import ConfigError, StoreError, StoreUnavailable
-from cntk_pipeline.storage import LocalPath, ObjectPath, StorePath, durable, lacking, local, objects, open_path, retries
+from cntk_pipeline.storage import (
+    LocalPath,
+    ObjectPath,
+    StorePath,
+    explanations,
+    lacking,
+    local,
+    objects,
+    open_path,
+    retries,
+)
 
 
 @pytest.fixture(params=["local", "bucket"])
@@ -478,10 +488,10 @@ def test_a_file_of_another_call_is_not_taken_for_the_own_one(
 
 
 def test_commands_that_go_on_name_a_path_as_a_shell_reads_it() -> None:
-    assert "then `cntk resume '/data/my runs/a'`" in str(durable.disk_full("/data/my runs/a"))
-    assert "then the same command again" in str(durable.disk_full("/data/my runs/a", None))
+    assert "then `cntk resume '/data/my runs/a'`" in str(explanations.disk_full("/data/my runs/a"))
+    assert "then the same command again" in str(explanations.disk_full("/data/my runs/a", None))
     with (
         pytest.raises(StoreError, match=r"then `cntk cancel --now '/data/my runs/a'`"),
-        durable.store_explained("/data/my runs/a", "cancel --now"),
+        explanations.store_explained("/data/my runs/a", "cancel --now"),
     ):
         raise OSError(errno.EIO, "no")

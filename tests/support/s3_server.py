@@ -2,16 +2,20 @@
 
 import contextlib
 import datetime
+import fcntl
+import json
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from obstore import sign
 from obstore.store import S3Store
@@ -65,50 +69,83 @@ class Server:
     Attributes
     ----------
     bucket : str
-        An empty bucket of it.
+        A bucket of it.
     environment : mapping of str to str
         What a process needs to reach it.
-    folder : Path
-        With its process numbers, NAME.pid.
     """
 
     bucket: str
     environment: dict[str, str]
-    folder: Path
-
-    def restart_gateway(self) -> None:
-        """Stop the gateway and start it again; the objects stay."""
-        _stop(self.folder / "client.rgw.pid")
-        _call("radosgw", folder=self.folder, arguments=["-n", "client.rgw"])
-        address, _, port = self.environment["AWS_ENDPOINT_URL"].removeprefix("http://").rpartition(":")
-        _wait_for(address, int(port))
 
 
 @contextlib.contextmanager
 def s3_server(folder: Path, address: str = "127.0.0.1") -> Iterator[Server]:
     """Start a server whose files lie in a folder, with a bucket, and stop it at the end; it answers at an address."""
+    try:
+        yield _start(folder, address)
+    finally:
+        _stop(folder)
+
+
+@contextlib.contextmanager
+def shared_s3_server(together: Path) -> Iterator[Server]:
+    """Use one server with all processes that know a folder: the first one starts it, and the last one stops it."""
+    together.mkdir(exist_ok=True)
+    with open(together / "door", "w") as door, open(together / "users", "w") as users:
+        described = together / "server.json"
+        with _passing(door):
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if not described.exists():
+                folder = Path(tempfile.mkdtemp(dir=together))
+                try:
+                    described.write_text(json.dumps([str(folder), vars(_start(folder, "127.0.0.1"))]))
+                except BaseException:
+                    _stop(folder)
+                    raise
+            folder, server = json.loads(described.read_text())
+        try:
+            yield Server(**server)
+        finally:
+            with _passing(door), contextlib.suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else uses it, nor a process that was killed
+                described.unlink()
+                _stop(Path(folder))
+
+
+@contextlib.contextmanager
+def _passing(door: IO[str]) -> Iterator[None]:
+    """Let one process come or go at a time."""
+    fcntl.flock(door, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(door, fcntl.LOCK_UN)
+
+
+def _start(folder: Path, address: str) -> Server:
     port, monitor = _free_port(), _free_port()
     names = {"fsid": uuid.uuid4(), "monitor": monitor, "address": address, "port": port, "folder": folder}
     (folder / "ceph.conf").write_text(CONFIGURATION.format(**names))
     for name in ("mon", "osd", "rgw"):
         (folder / name).mkdir()
-    try:
-        _start_storage(folder, monitor, str(names["fsid"]))
-        user = ["--uid", KEY, "--display-name", KEY, "--access-key", KEY, "--secret-key", SECRET]
-        _call("radosgw-admin", folder=folder, arguments=["user", "create", *user])
-        _call("radosgw", folder=folder, arguments=["-n", "client.rgw"])
-        _wait_for(address, port)
-        environment = {
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_ENDPOINT_URL": f"http://{address}:{port}",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_REGION": "us-east-1",
-        }
-        yield Server(_create_bucket(environment), environment, folder)
-    finally:
-        for path in folder.glob("*.pid"):
-            _stop(path)
+    _start_storage(folder, monitor, str(names["fsid"]))
+    user = ["--uid", KEY, "--display-name", KEY, "--access-key", KEY, "--secret-key", SECRET]
+    _call("radosgw-admin", folder=folder, arguments=["user", "create", *user])
+    _call("radosgw", folder=folder, arguments=["-n", "client.rgw"])
+    _wait_for(address, port)
+    environment = {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": f"http://{address}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+    }
+    return Server(_create_bucket(environment), environment)
+
+
+def _stop(folder: Path) -> None:
+    for path in folder.glob("*.pid"):
+        _end(path)
 
 
 def _start_storage(folder: Path, monitor: int, fsid: str) -> None:
@@ -142,7 +179,7 @@ def _call(program: str, *, folder: Path, arguments: list[str], configured: bool 
     return ended.stdout.decode()
 
 
-def _stop(pid_file: Path) -> None:
+def _end(pid_file: Path) -> None:
     with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
         process = int(pid_file.read_text())
         os.kill(process, signal.SIGTERM)

@@ -15,6 +15,7 @@ from cntk_pipeline.kernels.cuda.layout import Layout
 from cntk_pipeline.kernels.cuda.packing import Packed
 from cntk_pipeline.kernels.cuda.source import write_source
 from cntk_pipeline.kernels.program import Array, Program
+from support.kept import kept
 
 LANES = Path(__file__).parent / "lanes_of_cpu.h"
 _FOLDER = tempfile.TemporaryDirectory(prefix="warps-")
@@ -26,10 +27,22 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is 
 def compile_for_cpu(text: str, level: str = "-O0") -> Path:
     """Compile a text to a library; what computes a lot is done sooner where it is compiled at ``-O1``."""
     path = Path(_FOLDER.name) / f"{len(list(Path(_FOLDER.name).iterdir()))}{level}.so"
-    options = [level, "-march=native", "-w", "-shared", "-fPIC", "-xc++", "-", "-o", str(path)]
-    done = subprocess.run(["g++", *options], input=text, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[:3000]
+    options = [level, "-march=native", "-w", "-shared", "-fPIC", "-xc++", "-"]
+
+    def compiled() -> bytes:
+        done = subprocess.run(["g++", *options, "-o", str(path)], input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[:3000]
+        return path.read_bytes()
+
+    path.write_bytes(kept(compiled, text, *options, _name_compiler()))
     return path
+
+
+@cache
+def _name_compiler() -> str:
+    """Name the version of the compiler, and all that it takes the processor for."""
+    command = ["g++", "-march=native", "-###", "-E", "-xc++", "-"]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stderr
 
 
 @cache

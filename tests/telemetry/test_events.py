@@ -16,6 +16,7 @@ from support.problems import SPECIFICATION, Recorder, owner_of, stop_at
 
 from cntk_pipeline.clusters import Completion, Executor
 from cntk_pipeline.clusters.dask.on_worker import Preparation
+from cntk_pipeline.clusters.local.submitter import _without_waiting
 from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.driver.driver import Driver
@@ -25,7 +26,9 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.storage import open_path
+from cntk_pipeline.storage.lacking import _claim
 from cntk_pipeline.tasks import Receipt, Stage, Task
+from cntk_pipeline.telemetry.driver_log import find_executor
 from cntk_pipeline.telemetry.events import EVENTS, Event, RunLog, attach, attached, describe_error, emit, listeners
 from cntk_pipeline.telemetry.redaction import redact
 from cntk_pipeline.workflow import run as runs
@@ -341,3 +344,32 @@ def test_every_event_reads_as_a_line() -> None:
     for name in EVENTS:
         text = str(Event(name, TILE, "OSError: flaky", {"attempt": 2, "delay_seconds": 2.123456}))
         assert text == f"{name.replace('_', ' ')} train tile (2, 1), attempt 2, delay_seconds 2.123: OSError: flaky"
+
+
+def test_the_log_of_a_driver_is_not_that_of_a_host_with_a_longer_name(tmp_path: Path) -> None:
+    """Seen to fail: of node1:7 the log of gpu-node1:7 was read."""
+    for name in ("node1-7", "gpu-node1-7"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"event": "driver_started", "executor": name}) + "\n")
+    folder = open_path(tmp_path)
+    assert find_executor(folder, "node1:7") == "node1-7"
+    later = tmp_path / "20261201T010203-node1-7.jsonl"
+    later.write_text(json.dumps({"event": "driver_started", "executor": "later"}) + "\n")
+    assert find_executor(folder, "node1:7") == "later"
+
+
+def test_the_files_of_a_group_are_open_to_it(tmp_path: Path) -> None:
+    """Seen to fail: a driver.log, or a journal, that one member had made kept the others from going on."""
+    before = os.umask(0o002)
+    try:
+        for name, durable in (("log.jsonl", False), ("journal", True)):
+            appender = open_path(tmp_path / name).appender(durable=durable)
+            appender.append(b"line\n")
+            appender.close()
+        _claim(tmp_path / "claim")
+        with open(tmp_path / "driver.log", "ab", opener=_without_waiting):
+            pass
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("log.jsonl", "journal", "claim", "driver.log"), 0o664
+    )

@@ -18,7 +18,7 @@ Expectation = Callable[[Array, Array, Array], Array]
 
 def variances(values: Array) -> tuple[Array, Array]:
     """Lay the variances of images along the first and along the second pair of axes."""
-    own = np.einsum("...hwhw->...hw", values)
+    own = np.maximum(np.einsum("...hwhw->...hw", values), 0)  # rounding makes that of a mean of 0 negative
     return own[..., :, :, None, None], own[..., None, None, :, :]
 
 

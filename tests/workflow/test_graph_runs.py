@@ -19,7 +19,7 @@ from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.errors import ConfigError, DataError, Interrupted, LayerError
 from cntk_pipeline.estimators import KernelClassifier
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.gram.memory import kernel_task_bytes
+from cntk_pipeline.gram.engines import kernel_task_bytes
 from cntk_pipeline.graphs import NodeCounts, count_nodes, pack
 from cntk_pipeline.kernels import Question
 from cntk_pipeline.kernels.cpu import CpuEngine

@@ -136,6 +136,13 @@ def test_a_path_is_written_without_dots_unless_links_make_another_place_of_it(
     assert recognise("../link/../shapes.npz")["path"] == str(tmp_path / "work" / "../link/../shapes.npz")
 
 
+def test_a_name_with_any_character_is_written_as_toml(tmp_path: Path) -> None:
+    """Seen to fail: TOML takes no DEL as it is, and the workflow that was written was refused."""
+    path = tmp_path / 'a\x7fb\\"\u2028\n.csv'
+    path.write_text("rooms,street,rent\n3,elm,1.5\n4,oak,2.5\n2,elm,1.25\n")
+    assert make_starter(str(path)).config.data.path == str(path)
+
+
 def test_a_file_that_is_there_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "iris.toml").write_text("mine")

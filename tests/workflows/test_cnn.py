@@ -3,7 +3,8 @@
 Seen to fail: without the falling step in the time of training, with a step that stays, with tested networks or another
 depth in the choice of a step, with a validation part of another size, with rows of pixels for blocks, with another
 deviation at the beginning, with a flow that is not divided by its eigenvalues, with errors that are no shares, with a
-README of other numbers, with a grid of steps that ends at the best one, with tests of a step that is not chosen in the
+README of other numbers, with one network that deviates by 0, with ends that stay as they are,
+with a grid of steps that ends at the best one, with tests of a step that is not chosen in the
 table, and where the script trains again what it has.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from support.scripts import load_script
 
+import cntk_pipeline
 from cntk_pipeline.datasets import Dataset, Split, one_hot_targets, standardize
 from cntk_pipeline.regression import gradient_flow, maximal_learning_rate
 
@@ -157,9 +159,10 @@ def test_a_network_learns_and_its_error_is_that_of_its_outputs(cnn: ModuleType, 
 
 def test_lines_of_files_come_back(results: ModuleType, cnn: ModuleType, tmp_path: Path) -> None:
     of = {name: value for name, value in vars(cnn.DIGITS).items() if name != "epochs"}
-    kernels = [results.Kernel(**of, pooling="gap", accuracy=0.97, seconds=3.0)]
+    kernels = [results.Kernel(**of, pooling="gap", accuracy=0.97, ridge=1e-2, train_error=0.25, seconds=3.0)]
     flows = [
-        results.Flow(**of, pooling="gap", time=time, accuracy=time / 200, train_error=1 / time) for time in (10, 100)
+        results.Flow(**of, pooling="gap", time=time, accuracy=accuracy, train_error=1 / time)
+        for time, accuracy in ((10, 0.05), (100, 0.5), (np.inf, 0.9))
     ]
     done = {trial(cnn, seed=seed): results.Result(0.5 + seed / 10, 0.7, 0.25, 2.0) for seed in range(2)}
     done[trial(cnn, part="validation")] = results.Result(0.4, 0.7, 0.25, 2.0)
@@ -177,7 +180,42 @@ def test_lines_of_files_come_back(results: ModuleType, cnn: ModuleType, tmp_path
     assert (accuracy, error) == pytest.approx((0.275, 0.055))
     table = list(results.lines(kernels, flows, done, cnn.DIGITS))
     assert table[1].split() == ["CNN-GAP", "16", "2", "55.0%", "+-", "7.1", "25.0%", "2.0"]
-    assert table[-1].split() == ["CNTK-GAP", "infinite", "97.0%", "0", "3.0"]
+    assert table[-2].split() == ["CNTK-GAP", "infinite", "90.0%", "0.0%", "at", "the", "end", "of", "training"]
+    assert table[-1].split() == ["CNTK-GAP", "infinite", "97.0%", "25.0%", "3.0", "ridge", "1e-02"]
+    alone = {asked: result for asked, result in done.items() if asked.seed == 0}
+    assert np.isnan(results.means(alone, cnn.DIGITS, "gap")[0].deviation)  # not 0: it is not known
+    trained = replace(cnn.DIGITS, trained_ends=True)
+    results.write_networks(tmp_path, {replace(asked, trained_ends=True): done[asked] for asked in done} | done)
+    both = results.read_networks(tmp_path)
+    assert len(both) == 2 * len(done)
+    assert len(results.means(both, trained, "gap")) == len(results.means(both, cnn.DIGITS, "gap")) == 1
+
+
+@pytest.mark.parametrize("pooling", ["flatten", "gap"])
+def test_trained_ends_are_trained_and_their_kernel_is_another_one(
+    cnn: ModuleType, digits: Dataset, tmp_path: Path, pooling: str
+) -> None:
+    few = Split(digits.train.images[:30], digits.train.known_labels[:30])
+    dataset = replace(digits, train=few, test=few)
+    kernels, trained = [], []
+    for ends in (False, True):
+        study = replace(cnn.DIGITS, train=30, test=30, trained_ends=ends)
+        kernel, flows = cnn.solve_kernel(study, dataset, pooling, 1.0, tmp_path / f"{ends}")
+        assert kernel.trained_ends == ends
+        run = cntk_pipeline.open_run(tmp_path / f"{ends}")
+        kernels.append(run.kernel(part="train", missing="raise").compute())
+        network = cnn.build(trial(cnn, pooling=pooling, trained_ends=ends), dataset, 1.0)
+        trained.append(sum(each.requires_grad for each in network.parameters()))
+        targets = one_hot_targets(few.known_labels, 10)
+        ridge = kernel.ridge * np.trace(kernels[-1]) / 30
+        reached = kernels[-1] @ np.linalg.inv(kernels[-1] + ridge * np.eye(30)) @ targets
+        assert kernel.train_error == pytest.approx(
+            np.square(reached - targets).mean() / np.square(targets).mean(), abs=1e-3
+        )
+        assert kernel.ridge == run.best.ridge
+        assert (flows[-1].time, flows[-1].train_error) == (np.inf, 0.0)
+    assert trained == ([6, 6] if pooling == "flatten" else [2, 6])  # weights and biases
+    assert np.array_equal(*kernels) == (pooling == "flatten")
 
 
 def test_the_readme_and_the_figure_show_the_results_of_the_repository(results: ModuleType) -> None:
@@ -190,15 +228,18 @@ def test_the_readme_and_the_figure_show_the_results_of_the_repository(results: M
     ]
     for study in studies:
         table = [line.rstrip() for line in results.lines(kernels, flows, done, study)]
-        assert len(table) >= (11 if study.epochs < 500 else 5)
+        assert len(table) >= (13 if study.epochs < 500 else 6)
         assert set(table) <= set(readme)
         for pooling in ("flatten", "gap"):
             if results.means(done, study, pooling):
                 assert results.next_share(done, study, pooling) is None  # the best step is not the last one tried
     figure = results.draw(kernels, flows, done, study)
     left, middle, right = figure.axes
-    assert {text.get_text() for text in left.get_legend().texts} == {"CNN-V", "CNN-GAP", "CNTK-V", "CNTK-GAP"}
-    assert len(middle.lines) == 6  # flow, networks and end, of two architectures
+    assert {text.get_text() for text in left.get_legend().texts} == {
+        *("CNN-V", "CNTK-V, at the end", "CNTK-V, ridge"),
+        *("CNN-GAP", "CNTK-GAP, at the end", "CNTK-GAP, ridge"),
+    }
+    assert len(middle.lines) == 8  # flow, networks, end and ridge, of two architectures
     assert [axes.get_xlabel() for axes in (left, right)] == ["width", "width"]
 
 
@@ -240,5 +281,5 @@ def test_the_script_compares_and_goes_on_where_it_was(tmp_path: Path) -> None:
     assert second.count("CNN-V ") == 2
     assert (tmp_path / "digits-8-500-500-3-2.svg").read_text().startswith("<svg")
     rows = [row.split(",") for row in (tmp_path / "kernels.csv").read_text().splitlines()]
-    assert [row[5] for row in rows] == ["pooling", "flatten", "gap"]
-    assert all(float(row[6]) > 0.9 for row in rows[1:])
+    assert [row[6] for row in rows] == ["pooling", "flatten", "gap"]
+    assert all(float(row[7]) > 0.9 for row in rows[1:])

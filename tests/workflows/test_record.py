@@ -1,6 +1,7 @@
 """The table of accuracies that is kept of a run: counted again from predictions and labels."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,26 @@ def test_a_curve_that_ends_before_the_whole_has_all_its_sizes(tmp_path: Path) ->
     curve = run.learning_curve().summary
     assert tested == pytest.approx(dict(zip(curve.sizes, curve.accuracy, strict=True)) | {100: run.metrics[0].accuracy})
     assert len(table) == 4
+
+
+def test_a_table_keeps_the_read_outs_of_other_runs(run: cntk_pipeline.OpenRun, tmp_path: Path) -> None:
+    file, other = tmp_path / "table.csv", "depth9-flatten-ntk,0,test,10000,50000,50000,0.6533,0.004759"
+    assert _record(str(run.path), "--out", str(file)).returncode == 0
+    own = file.read_text().splitlines()
+    file.write_text("\n".join([own[0], other, own[1].replace("0.01", "0.5"), ""]))
+    assert _record(str(run.path), "--out", str(file)).returncode == 0
+    assert file.read_text().splitlines() == [*own, other]  # of the run's read-out no old row stays
+
+
+def test_a_run_that_is_not_complete_has_no_table(tmp_path: Path) -> None:
+    run, file = _run(tmp_path / "run", False), tmp_path / "table.csv"
+    file.write_text("kept")
+    for record in (run.path / "solve").rglob("leave_one_out*"):
+        shutil.rmtree(record) if record.is_dir() else record.unlink()
+    assert not cntk_pipeline.open_run(run.path).is_complete
+    done = _record(str(run.path), "--out", str(file))
+    assert (done.returncode, file.read_text()) == (1, "kept")
+    assert "is not complete, so that rows would be missing: cntk resume it first" in done.stderr
 
 
 def test_a_cut_outside_of_the_test_images_is_refused(run: cntk_pipeline.OpenRun) -> None:

@@ -11,6 +11,7 @@ Each result is a line of a CSV file as soon as it is there. The same command goe
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,7 +43,7 @@ from cnn_results import (
 import cntk_pipeline
 from cntk_pipeline import finite, kernel_diagonal, kernel_matrix
 from cntk_pipeline.datasets import Dataset, Split, load, one_hot_targets, select, standardize
-from cntk_pipeline.layers import presets
+from cntk_pipeline.layers import Sequential, presets
 from cntk_pipeline.plots.style import svg_of
 from cntk_pipeline.regression import maximal_learning_rate
 
@@ -67,8 +68,8 @@ kernel begins at 0. So theorem 3.2 of the paper multiplies the outputs by a smal
 RIDGES = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2]
 """Of the kernel, relative; leave-one-out chooses. The paper has none."""
 
-FLOW_TIMES = (10, 30, 100, 300, 1000, 3000, 10000)
-"""Times of the kernel's gradient flow, in largest stable steps."""
+FLOW_TIMES = (10, 30, 100, 300, 1000, 3000, 10000, math.inf)
+"""Times of the kernel's gradient flow, in largest stable steps; the last one is the end of training."""
 
 
 def read_images(study: Study, path: str | None) -> Dataset:
@@ -85,13 +86,18 @@ def _shrink(split: Split, pixels: int) -> Split:
     return Split(blocks.mean((2, 4), dtype=np.float64).astype(np.float32), split.labels)
 
 
+def network_of(study: Study, pooling: str) -> Sequential:
+    """Return the layers of a study, of networks and of their kernel."""
+    return presets.cntk(study.depth, pooling=pooling, trained_ends=study.trained_ends or None)
+
+
 def solve_kernel(study: Study, dataset: Dataset, pooling: str, step: float, store: Path) -> tuple[Kernel, list[Flow]]:
     """Run a kernel, with a ridge by leave-one-out, and follow its gradient flow; the run standardises the images."""
     assert dataset.test is not None
     began = time.process_time()
     run = cntk_pipeline.run(
         {
-            "network": {"preset": "cntk"},
+            "network": {"preset": "cntk"} | ({"options": {"trained_ends": True}} if study.trained_ends else {}),
             "readouts": {"depths": [study.depth], "poolings": [pooling]},
             "solve": {"ridges": RIDGES},
             "inference": {"leave_one_out": True},
@@ -118,9 +124,14 @@ def solve_kernel(study: Study, dataset: Dataset, pooling: str, step: float, stor
         error = float(np.square(train - targets).mean() / np.square(targets).mean())
         accuracy = _accuracy(test, dataset.test.known_labels)
         flows.append(Flow(**fields, time=number, accuracy=accuracy, train_error=round(error, 4)))
+    ridge = run.best.ridge
+    added = ridge * np.diag(k_train).mean()  # K (K + a)^-1 y differs from y by a (K + a)^-1 y
+    missed = added * np.linalg.solve(k_train + added * np.eye(len(k_train)), targets)
     kernel = Kernel(
         **fields,
-        accuracy=_accuracy(run.predictions(ridge=run.best.ridge), dataset.test.known_labels),
+        accuracy=_accuracy(run.predictions(ridge=ridge), dataset.test.known_labels),
+        ridge=ridge,
+        train_error=round(float(np.square(missed).mean() / np.square(targets).mean()), 4),
         seconds=round(seconds, 1),
     )
     return kernel, flows
@@ -140,14 +151,14 @@ def follow(
 
 def largest_step(study: Study, dataset: Dataset, pooling: str) -> float:
     """Estimate the largest stable step of gradient descent without momentum from the kernel of `SAMPLE` images."""
-    network = presets.cntk(study.depth, pooling=pooling)
+    network = network_of(study, pooling)
     kernel = kernel_matrix(network, dataset.train.images[:SAMPLE], dtype="float64", n_jobs=1)
     return maximal_learning_rate(kernel, len(dataset.classes))
 
 
 def output_scale(study: Study, dataset: Dataset, pooling: str) -> float:
     """Find the number that takes the outputs of random networks to the deviation `START` on the training images."""
-    network = presets.cntk(study.depth, pooling=pooling)
+    network = network_of(study, pooling)
     variances = kernel_diagonal(network, dataset.train.images, kind="nngp", dtype="float64")
     return float(START / np.sqrt(variances.mean()))
 
@@ -166,7 +177,7 @@ class Scaled(torch.nn.Module):
 def build(trial: Trial, dataset: Dataset, scale: float) -> Scaled:
     """Build the finite network of a trial, random."""
     network = finite.build(
-        presets.cntk(trial.depth, pooling=trial.pooling),
+        network_of(trial, trial.pooling),
         trial.width,
         dataset.train.images.shape[1:],
         outputs=len(dataset.classes),
@@ -270,6 +281,7 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, choices=(32, 16, 8), help="side of the images of CIFAR-10, 16 by default")
     parser.add_argument("--depth", type=int, default=3, help="convolutions and the last layer")
     parser.add_argument("--poolings", nargs="+", default=POOLINGS, choices=POOLINGS, help="of kernels and networks")
+    parser.add_argument("--trained-ends", action="store_true", help="train the first and the last layer of GAP too")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64], help="channels of the networks")
     parser.add_argument("--seeds", type=int, default=2, help="networks of each width")
     parser.add_argument("--epochs", type=int, help="passes over the training images")
@@ -278,7 +290,7 @@ def main() -> None:
     if given.data is None and given.pixels is not None:
         parser.error("--pixels is the side of the images of CIFAR-10: give their folder as --data, or leave it out")
     study = DIGITS if given.data is None else replace(CIFAR10, pixels=given.pixels or CIFAR10.pixels)
-    study = replace(study, depth=given.depth, epochs=given.epochs or study.epochs)
+    study = replace(study, depth=given.depth, epochs=given.epochs or study.epochs, trained_ends=given.trained_ends)
     torch.set_num_threads(given.threads)
     compare(study, read_images(study, given.data), given.poolings, given.widths, given.seeds, given.out)
     kernels, flows, done = read_kernels(given.out), read_flows(given.out), read_networks(given.out)

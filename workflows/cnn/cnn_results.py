@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,21 @@ BATCH = 50
 
 @dataclass(frozen=True)
 class Task:
-    """The images, and the depth of the networks: the first columns of all files."""
+    """The images, and the layers of the networks: the first columns of all files.
+
+    Attributes
+    ----------
+    trained_ends : bool
+        Whether the first convolution and the last layer are trained with global pooling too; without it, as in the
+        paper, they are not.
+    """
 
     images: str
     pixels: int
     train: int
     test: int
     depth: int
+    trained_ends: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -40,16 +48,22 @@ class Study(Task):
 
 @dataclass(frozen=True)
 class Kernel(Task):
-    """The result of a kernel: a line of ``kernels.csv``.
+    """The result of a kernel with a ridge: a line of ``kernels.csv``.
 
     Attributes
     ----------
+    ridge : float
+        By leave-one-out, relative to the mean of the kernel's diagonal.
+    train_error : float
+        Squared error on the training images with this ridge, as a share of the error of no training.
     seconds : float
         Of the processor, for kernel and solve.
     """
 
     pooling: str
     accuracy: float
+    ridge: float
+    train_error: float
     seconds: float
 
 
@@ -60,7 +74,7 @@ class Flow(Task):
     Attributes
     ----------
     time : float
-        In largest stable steps of gradient descent.
+        In largest stable steps of gradient descent; inf is the end of training, where there is no ridge.
     train_error : float
         Squared error on the training images, as a share of the error of no training.
     """
@@ -152,7 +166,8 @@ def is_of(row: Task, study: Study) -> bool:
 
 def name_of(study: Study) -> str:
     """Name the files of a study."""
-    return "-".join(str(value) for value in vars(study).values())
+    named = [value for name, value in vars(study).items() if name != "trained_ends"]
+    return "-".join(str(value) for value in named + ["trained-ends"] * study.trained_ends)
 
 
 def read_kernels(folder: Path) -> list[Kernel]:
@@ -182,7 +197,8 @@ def write_networks(folder: Path, done: Done) -> None:
 
 
 def _parse(kind: type, row: dict[str, str]) -> Any:
-    return kind(**{field.name: field.type(row[field.name]) for field in fields(kind)})
+    kinds = {each.name: each.type for each in fields(kind) if each.name in row}
+    return kind(**{name: row[name] == "True" if of is bool else of(row[name]) for name, of in kinds.items()})
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -204,7 +220,10 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @dataclass(frozen=True)
 class Mean:
-    """Networks of one width: means over seeds, the standard deviation of accuracies, and the time of training."""
+    """Networks of one width: means over seeds, the time of training, and how far accuracies deviate.
+
+    The standard deviation of one network is nan: it is not known.
+    """
 
     width: int
     count: int
@@ -230,7 +249,7 @@ def means(done: Done, study: Study, pooling: str) -> list[Mean]:
             len(networks),
             networks[0][0].time,
             float(np.mean([result.accuracy for _, result in networks])),
-            float(np.std([result.accuracy for _, result in networks], ddof=1)) if len(networks) > 1 else 0.0,
+            float(np.std([result.accuracy for _, result in networks], ddof=1)) if len(networks) > 1 else np.nan,
             float(np.mean([result.train_error for _, result in networks])),
             float(np.mean([result.seconds for _, result in networks])),
         )
@@ -249,7 +268,8 @@ def lines(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) ->
     """Write the comparison as a table.
 
     Behind "+-" stands the standard deviation of the accuracy over seeds; "error left" is the squared error on the
-    training images.
+    training images. A kernel has three lines: its gradient flow at the networks' time of training and at its end, and
+    the ridge that leave-one-out has chosen.
     """
     yield f"{'':<9} {'width':>8} {'seeds':>5} {'accuracy':>15} {'error left':>10} {'seconds':>8}"
     for kernel in (each for each in kernels if is_of(each, study)):
@@ -259,16 +279,19 @@ def lines(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) ->
             error = f"{mean.train_error:.1%}"
             yield f"{'CNN-' + name:<9} {mean.width:>8} {mean.count:>5} {accuracy:>15} {error:>10} {mean.seconds:>8.1f}"
         own = [flow for flow in flows if is_of(flow, study) and flow.pooling == kernel.pooling]
-        if found:
-            accuracy, error = (f"{value:.1%}" for value in stopped(own, found[0].time))
-            yield f"{'CNTK-' + name:<9} {'infinite':>8} {'':>5} {accuracy:>15} {error:>10}   stopped like the networks"
-        yield f"{'CNTK-' + name:<9} {'infinite':>8} {'':>5} {kernel.accuracy:>15.1%} {'0':>10} {kernel.seconds:>8.1f}"
+        stops = [(*stopped(own, found[0].time), "stopped like the networks")] if found else []
+        end = own[-1]
+        for reached, left, how in [*stops, (end.accuracy, end.train_error, "at the end of training")]:
+            yield f"{'CNTK-' + name:<9} {'infinite':>8} {'':>5} {reached:>15.1%} {left:>10.1%} {'':>8}  {how}"
+        row = f"{'CNTK-' + name:<9} {'infinite':>8} {'':>5} {kernel.accuracy:>15.1%} {kernel.train_error:>10.1%}"
+        yield f"{row} {kernel.seconds:>8.1f}  ridge {kernel.ridge:.0e}"
 
 
 def draw(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> "Figure":
     """Draw accuracy over width, accuracy over the time of training, and processor seconds over width.
 
-    Networks are points, kernels are lines: dashed ones at the end of training. Bars are standard deviations over seeds.
+    Networks are points, kernels are lines: dotted ones at the end of training, dashed ones with the ridge that
+    leave-one-out has chosen. Bars are standard deviations over seeds.
     """
     with styled():
         figure = new_figure(11.0, 3.8)
@@ -283,7 +306,8 @@ def draw(kernels: list[Kernel], flows: list[Flow], done: Done, study: Study) -> 
             middle.plot([flow.time for flow in own], [100 * flow.accuracy for flow in own], color=colour)
             middle.plot([mean.time for mean in found], accuracies, color=colour, marker=marker, linestyle="")
             for axes in (left, middle):
-                axes.axhline(100 * kernel.accuracy, color=colour, linestyle="--", label=f"CNTK-{name}")
+                axes.axhline(100 * own[-1].accuracy, color=colour, linestyle=":", label=f"CNTK-{name}, at the end")
+                axes.axhline(100 * kernel.accuracy, color=colour, linestyle="--", label=f"CNTK-{name}, ridge")
             right.plot(widths, [mean.seconds for mean in found], color=colour, marker=marker)
             right.axhline(kernel.seconds, color=colour, linestyle="--")
         all_widths = sorted({mean.width for pooling in NAMES for mean in means(done, study, pooling)})

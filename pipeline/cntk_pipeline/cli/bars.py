@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cntk_pipeline.cli.console import printable
+from cntk_pipeline.cli.console import overflow, printable
 from cntk_pipeline.units import bytes_text
 
 WIDEST = 120
@@ -50,10 +50,10 @@ def draw_bars(bars: Sequence[Bar], width: int) -> Table:
     """Draw bars, one a line, in at most ``width`` columns."""
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     table.width = min(width, WIDEST)
-    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow=overflow())
     table.add_column(ratio=1)
     for justify in ("right", "right", "left", "right"):
-        table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column(justify=justify, no_wrap=True, overflow=overflow())  # type: ignore[arg-type]
     for bar in bars:
         style = "bold" if bar.is_sum else ""
         texts = (f"{bar.done}/{bar.total}", bar.rate, bar.left, _written(bar))

@@ -3,7 +3,7 @@
 import os
 
 from rich import markup
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 
 from cntk_pipeline.telemetry.redaction import redact
 
@@ -13,6 +13,16 @@ for _name in ("COLUMNS", "LINES"):
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def redraws(console: Console) -> bool:
+    """Tell whether a console draws over its lines: rich takes a file for a terminal where FORCE_COLOR is set."""
+    return console.is_interactive and console.file.isatty()
+
+
+def overflow() -> OverflowMethod:
+    """Return how a line is cut off: the sign for that is escaped, and so too wide, where the encoding lacks it."""
+    return "ellipsis" if out.encoding.startswith("utf") else "crop"
 
 
 def printable(text: str) -> str:

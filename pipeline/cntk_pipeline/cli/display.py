@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cntk_pipeline.cli.bars import Bar, draw_bars
-from cntk_pipeline.cli.console import err, escape, out
+from cntk_pipeline.cli.console import err, escape, out, redraws
 from cntk_pipeline.telemetry.pace import Pace
 from cntk_pipeline.units import count_text, seconds_text
 
@@ -51,7 +51,7 @@ class RunView:
         now = time.monotonic()
         self._phase, self._began, self._shown, self._shown_done = phase, now, now, -1
         self._progress, self._entries, self._left = None, Pace(), ""
-        if out.is_terminal or _has_widgets():
+        if redraws(out) or _has_widgets():
             from rich.live import Live
 
             self._live = Live(get_renderable=self._draw, console=out, vertical_overflow="crop")

@@ -17,6 +17,7 @@ from cntk_pipeline.cli.status import (
     show_stages,
     show_state,
 )
+from cntk_pipeline.cli.tables import show_table
 from cntk_pipeline.solvers.scores import main_score
 from cntk_pipeline.units import python_text
 
@@ -42,7 +43,7 @@ def show_summary(report: "RunReport", contents: "Contents | None") -> None:
     for number, line in enumerate(head):
         out.print(escape(line), style="bold" if number == 0 else "")
     if shown:
-        out.print(results_table(shown))
+        show_table(results_table(shown))
     if len(shown) < len(report.solves):
         out.print(f"{len(report.solves) - len(shown)} more rows are not shown; these are the best")
     for line in tail:

@@ -369,7 +369,7 @@ def list_runs(
         show_runs(folder, found.runs)
     if found.closed:
         more = "" if len(found.closed) == 1 else f" and {len(found.closed) - 1} more"
-        err.print(f"left out, since you may not read it: {escape(found.closed[0])}{more}")
+        err.print(f"left out, since it cannot be read: {escape(found.closed[0])}{more}")
 
 
 @app.command()

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from cntk_pipeline.cli.console import escape, out
+from cntk_pipeline.cli.tables import plain_table, show_table
 from cntk_pipeline.units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
@@ -36,14 +35,12 @@ def show_plan(plan: "Plan") -> None:
         )
         if plan.pilot:
             out.print(escape(plan.pilot))
-    table = Table("stage", "tiles", "written", "time", box=None, pad_edge=False)
+    table = plain_table("stage", "tiles", "written", "time")
     for stage in plan.stages:
         table.add_row(stage.stage, str(stage.tasks), bytes_text(stage.written_bytes), seconds_text(stage.seconds))
     tasks = sum(stage.tasks for stage in plan.stages)
     table.add_row("total", str(tasks), bytes_text(plan.written_bytes), seconds_text(plan.seconds), style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    out.print(table)
+    show_table(table)
     if plan.iteration is not None:
         each = plan.iteration
         out.print(
@@ -70,13 +67,12 @@ def _show_ways(plan: "Plan") -> None:
         "recomputed": f"computed again in each of {PASSES} passes",
         "centres": f"of {centres:,} centres, another regression",
     }
-    table = Table("the kernel", "written", "time", "", box=None, pad_edge=False)
+    table = plain_table("the kernel", "written", "time", "")
     for way in ways:
         fits = "" if way.fits else "more than is free"
         table.add_row(said[way.name], bytes_text(way.written_bytes), seconds_text(way.seconds), fits)
-    for column in table.columns[1:3]:
-        column.justify = "right"
-    out.print(table)
+    table.columns[3].justify = "left"
+    show_table(table)
     out.print(", ".join(f"asked for: {said[way.name]}" for way in ways if way.is_asked))
     best, exact = cheapest(ways, exact=False), cheapest(ways, exact=True)
     if best is None and len(ways) == 1:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from cntk_pipeline.cli.console import escape, out
+from cntk_pipeline.cli.tables import plain_table, show_table
 from cntk_pipeline.solvers.scores import share_text
 from cntk_pipeline.units import bytes_text
 from cntk_pipeline.workflow.listing import ListedRun
@@ -15,14 +14,13 @@ def show_runs(folder: str, found: Sequence[ListedRun]) -> None:
     if not found:
         out.print(f"no run lies in {escape(folder)} or in its folders: give another FOLDER")
         return
-    table = Table("run", "state", "read-outs", "best", "size", "made (UTC)", box=None, pad_edge=False)
+    table = plain_table("run", "state", "read-outs", "best", "size", "made (UTC)")
     for run in found:
         made = run.created[:16].replace("T", " ")
         row = (run.path, run.state, str(run.readouts or ""), _best(run), bytes_text(run.bytes), made)
         table.add_row(*map(escape, row))
-    for column in table.columns[2:5]:
-        column.justify = "right"
-    out.print(table)
+    table.columns[1].justify = table.columns[5].justify = "left"
+    show_table(table)
 
 
 def _best(run: ListedRun) -> str:

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cntk_pipeline.cli.bars import Bar, draw_bars
-from cntk_pipeline.cli.console import printable
+from cntk_pipeline.cli.console import overflow, printable
 from cntk_pipeline.telemetry.event_words import words_of
 from cntk_pipeline.telemetry.log_tail import Line
 
@@ -84,7 +84,7 @@ def fit(bars: Sequence[Bar], events: Sequence[Line], room: int) -> tuple[list[Ba
 
 
 def _line(text: str, style: str = "") -> Text:
-    return Text(printable(text), style, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), style, no_wrap=True, overflow=overflow())
 
 
 def _clock(line: Line) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from cntk_pipeline.cli.console import escape, out
+from cntk_pipeline.cli.tables import plain_table, show_table
 from cntk_pipeline.inference import RESULTS, Shown, show_choices
 from cntk_pipeline.rundir.lease import Sighting
 from cntk_pipeline.solvers import score_columns, score_texts
@@ -24,7 +25,7 @@ def centres_text(found: "CentresReport") -> str:
 
 def show_stages(report: "RunReport") -> None:
     """Show the progress of each stage, and its cost."""
-    out.print(stages_table(report))
+    show_table(stages_table(report))
     if report.centres is not None:
         out.print(escape(centres_text(report.centres)))
     for timing in report.timings:
@@ -39,8 +40,7 @@ def show_stages(report: "RunReport") -> None:
 
 def stages_table(report: "RunReport") -> Table:
     """Make the table of the progress of each stage, and its cost."""
-    columns = ("stage", "tiles", "core time", "reading", "computing", "writing", "written")
-    table = Table(*columns, box=None, pad_edge=False)
+    table = plain_table("stage", "tiles", "core time", "reading", "computing", "writing", "written")
     for stage in report.stages:
         table.add_row(
             stage.stage,
@@ -51,15 +51,13 @@ def stages_table(report: "RunReport") -> Table:
             seconds_text(stage.write_seconds),
             bytes_text(stage.bytes),
         )
-    for column in table.columns[1:]:
-        column.justify = "right"
     return table
 
 
 def show_results(report: "RunReport") -> None:
     """Show the scores of every read-out and ridge."""
     out.print()
-    out.print(results_table(report.solves))
+    show_table(results_table(report.solves))
     for line in chosen_lines(report):
         out.print(escape(line))
 
@@ -76,7 +74,7 @@ def results_table(solves: "Sequence[SolveReport]") -> Table:
     """Make the table of the scores of some read-outs and ridges."""
     columns = score_columns(solves)
     errors = ("squared error",) if "R2" in columns else ()
-    table = Table("read-out", "ridge", *columns, *errors, "residual", box=None, pad_edge=False)
+    table = plain_table("read-out", "ridge", *columns, *errors, "residual")
     for solve in solves:
         ridge, readout = f"{solve.ridge:g} {solve.ridge_mode}", escape(solve.readout)
         if solve.relative_residual is None:
@@ -84,8 +82,6 @@ def results_table(solves: "Sequence[SolveReport]") -> Table:
         else:
             error = [f"{solve.squared_error:.4g}" for _ in errors]
             table.add_row(readout, ridge, *score_texts(solve, columns), *error, f"{solve.relative_residual:.1e}")
-    for column in table.columns[1:]:
-        column.justify = "right"
     return table
 
 
@@ -109,15 +105,12 @@ def show_inferred(report: "RunReport", most_rows: int | None = None) -> None:
             out.print(f"\n[bold]{escape(table.title)}[/]: {len(table.rows)} rows, which `cntk inspect --all` shows")
         elif table.rows:
             out.print()
-            out.print(inferred_table(table))
+            show_table(inferred_table(table))
 
 
 def inferred_table(shown: Shown) -> Table:
     """Draw the results of one kind, a system a row."""
-    table = Table(shown.first, *shown.columns, box=None, pad_edge=False, title=shown.title)
-    table.title_justify, table.title_style = "left", "bold"
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = plain_table(shown.first, *shown.columns, title=shown.title)
     for row in shown.rows:
         table.add_row(*map(escape, row))
     # Where there is room, headings are broken between their words rather than the name of a system.

@@ -13,7 +13,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from cntk_pipeline.cli.entry import STOPPED
@@ -29,14 +29,12 @@ AGAIN_SECONDS = 20.0
 
 POLL_SECONDS = 1.0
 
-_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-    _SIGNALS += (signal.SIGHUP,)
-
 
 @contextlib.contextmanager
 def stop_on_signals(say: Callable[[str], None], drain_seconds: float) -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C raises `Interrupted`; an overrun ends all.
+
+    Ctrl-C and hang-ups stay ignored where they are, as shells have it for background commands and ``nohup``.
 
     Parameters
     ----------
@@ -53,13 +51,16 @@ def stop_on_signals(say: Callable[[str], None], drain_seconds: float) -> Iterato
         if number == signal.SIGTERM and told:  # a batch script sends it again and again
             return
         told = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.SIGINT in heard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, first) for number in _SIGNALS}
+    ignored = {number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_IGN}
+    heard = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} - ignored
+    before = {number: signal.signal(number, first) for number in heard}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     told_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(reader, stop, say, overrun), name="signals", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(reader, heard, stop, say, overrun), name="signals", daemon=True)
     watcher.start()
     try:
         yield stop
@@ -71,10 +72,13 @@ def stop_on_signals(say: Callable[[str], None], drain_seconds: float) -> Iterato
         watcher.join()
         os.close(reader)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # a handler in C, which Python cannot set again
+                signal.signal(number, handler)
 
 
-def _watch(reader: int, stop: threading.Event, say: Callable[[str], None], overrun: float) -> None:
+def _watch(
+    reader: int, heard: Collection[int], stop: threading.Event, say: Callable[[str], None], overrun: float
+) -> None:
     """Read the numbers of signals until their pipe is closed; end the process if a stop overruns."""
     deadline, again = math.inf, 0
     while True:
@@ -83,7 +87,7 @@ def _watch(reader: int, stop: threading.Event, say: Callable[[str], None], overr
         if numbers == b"":
             return
         for number in numbers or b"":
-            if number not in _SIGNALS:
+            if number not in heard:
                 continue
             if not stop.is_set():
                 stop.set()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from cntk_pipeline.cli.bars import Bar
-from cntk_pipeline.cli.console import escape, out
+from cntk_pipeline.cli.console import escape, out, redraws
 from cntk_pipeline.cli.screen import Moment, draw_screen
 from cntk_pipeline.cli.status import lost_line, unwritten
 from cntk_pipeline.cli.streams import nobody_reads
@@ -128,7 +128,7 @@ def watch(run: RunDirectory) -> RunReport:
     On a terminal it shows a screen that redraws itself, elsewhere a line for each change.
     """
     watcher = Watcher(run)
-    if out.is_terminal:
+    if redraws(out):
         with Live(console=out, auto_refresh=False) as live:
             return _follow(watcher, lambda look: live.update(_screen(look, out), refresh=True))
     shown = ""

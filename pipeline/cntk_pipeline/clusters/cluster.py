@@ -111,4 +111,4 @@ class Cluster:
     gives_devices: bool = True
     machines: Callable[[ClusterConfig], int | None] = unknown_machines
     drain_seconds: Callable[[ClusterConfig], float] = usual_drain
-    check: Callable[[ClusterConfig], None] = refuse_nothing
+    check: Callable[[ClusterConfig], object] = refuse_nothing

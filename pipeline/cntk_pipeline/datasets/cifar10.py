@@ -9,7 +9,7 @@ from typing import final
 from cntk_pipeline.datasets.archives import BINARY_ARCHIVE, PYTHON_ARCHIVE, URL, download, extract
 from cntk_pipeline.datasets.base import Dataset, Loader
 from cntk_pipeline.datasets.cifar10_layouts import CLASSES, LAYOUTS, Layout
-from cntk_pipeline.datasets.reading import reading
+from cntk_pipeline.datasets.reading import expanded, reading
 from cntk_pipeline.errors import DataError, DataNotFound
 
 # Folders of the unpacked archives, and of the hub's tables.
@@ -61,7 +61,7 @@ def _locate(path: str | None) -> tuple[Layout, Path]:
     import pooch
 
     cache = Path(pooch.os_cache("cntk"))
-    places = _usual_places(cache) if path is None else [Path(path).expanduser()]
+    places = _usual_places(cache) if path is None else [expanded(path)]
     for place in places:
         found = _unpack(place, cache) if place.is_file() else _search(place, cache)
         if found is not None:
@@ -78,7 +78,7 @@ def _locate(path: str | None) -> tuple[Layout, Path]:
 def _usual_places(cache: Path) -> list[Path]:
     """List the folders to search if the user named none, best first."""
     shared = os.environ.get("CNTK_DATA")
-    places = [Path(shared).expanduser() / "cifar10", Path(shared).expanduser()] if shared else []
+    places = [expanded(shared) / "cifar10", expanded(shared)] if shared else []
     return [*places, Path("data", "cifar10"), cache]
 
 

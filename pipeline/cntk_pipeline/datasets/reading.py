@@ -10,6 +10,22 @@ from cntk_pipeline.errors import ConfigError, DataError, DataNotFound, PipelineE
 from cntk_pipeline.resources import memory_bytes
 
 
+def expanded(path: str | Path) -> Path:
+    """Expand ``~``, the home folder.
+
+    Raises
+    ------
+    ConfigError
+        If that is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"the home folder that ~ stands for is not known, got {str(path)!r}: write the whole path"
+        ) from None
+
+
 def existing_path(path: str | None, source: str, wanted: str) -> Path:
     """Resolve the path a loader needs.
 
@@ -23,13 +39,13 @@ def existing_path(path: str | None, source: str, wanted: str) -> Path:
     Raises
     ------
     ConfigError
-        If no path was given.
+        If no path was given, or its home folder is not known.
     DataNotFound
         If the path does not exist.
     """
     if path is None:
         raise ConfigError(f"data source {source!r}: expected a path, got none; set data.path to {wanted}")
-    resolved = Path(path).expanduser()
+    resolved = expanded(path)
     with reading(resolved, wanted):
         exists = resolved.exists()
     if not exists:

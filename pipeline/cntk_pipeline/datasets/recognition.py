@@ -8,7 +8,7 @@ from typing import Any
 from cntk_pipeline.datasets.cifar10_layouts import LAYOUTS
 from cntk_pipeline.datasets.folder import SUFFIXES
 from cntk_pipeline.datasets.idx import NAMES
-from cntk_pipeline.datasets.reading import reading
+from cntk_pipeline.datasets.reading import expanded, reading
 from cntk_pipeline.datasets.sklearn_tables import TABLES
 from cntk_pipeline.datasets.table import TRAIN_NAMES, USUAL_TARGETS
 from cntk_pipeline.datasets.table_files import ENDINGS, read_table
@@ -36,8 +36,10 @@ def recognise(given: str) -> Keys:
         If there is nothing of that name.
     DataError
         If no source reads it.
+    ConfigError
+        If it begins with ``~`` and the home folder is not known.
     """
-    path = Path(given).expanduser()
+    path = expanded(given)
     if not path.exists():
         if given in TABLES:
             return {"source": "digits"} if given == "digits" else {"source": "sklearn", "path": given}

@@ -15,7 +15,7 @@ from cntk_pipeline.datasets.arrays import EXPECTED, Layout, read_array
 from cntk_pipeline.datasets.folder import SUFFIXES
 from cntk_pipeline.datasets.images import AS_IT_IS, WantedPictures, decode_as
 from cntk_pipeline.datasets.npz import BROKEN
-from cntk_pipeline.datasets.reading import open_file, reading, require_memory
+from cntk_pipeline.datasets.reading import expanded, open_file, reading, require_memory
 from cntk_pipeline.datasets.table_files import ENDINGS, read_table, require_names
 from cntk_pipeline.datasets.unlabelled_tables import features_of, picture_column
 from cntk_pipeline.errors import DataError, DataNotFound
@@ -109,9 +109,9 @@ def open_images(place: str | Path, like: Like = PLAIN) -> Unlabelled:
     DataError
         If it is of no known format, or damaged, or lacks a feature.
     ConfigError
-        If Pillow or pyarrow is needed and not installed.
+        If Pillow or pyarrow is needed and not installed, or the home folder of a ``~`` is not known.
     """
-    path = Path(place).expanduser()
+    path = expanded(place)
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -38,7 +38,7 @@ from cntk_pipeline.rundir.grids import Jobs
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.owners import Job
 from cntk_pipeline.rundir.sets import TaskSet
-from cntk_pipeline.storage.durable import disk_full, is_disk_full
+from cntk_pipeline.storage.explanations import disk_full, is_disk_full
 from cntk_pipeline.tasks import Receipt, Task
 from cntk_pipeline.telemetry.events import Event, describe_error, emit
 from cntk_pipeline.telemetry.progress import StageProgress

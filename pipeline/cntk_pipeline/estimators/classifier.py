@@ -15,7 +15,7 @@ from cntk_pipeline.datasets.preprocessing import one_hot_targets
 from cntk_pipeline.errors import DataError
 from cntk_pipeline.estimators.fitted import CentreChoice, as_before_on_failure, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
-from cntk_pipeline.inputs import describe_objects, require_no_missing, require_plain
+from cntk_pipeline.inputs import describe_objects, require_no_bytes, require_no_missing, require_plain
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.regression.arguments import RidgeMode
 from cntk_pipeline.regression.probabilities import fit_probabilities
@@ -153,6 +153,7 @@ class KernelClassifier(ClassifierMixin, BaseEstimator):
         require_plain("X", X)
         require_plain("y", y)
         require_no_missing(y)
+        require_no_bytes(y)
         values, y = validate_data(
             self,
             X,

@@ -104,7 +104,7 @@ def fit_samples(
 
 def _require_choice(estimator: Any) -> None:
     choice, seed, tolerance = estimator.centre_choice, estimator.centre_seed, estimator.centres_tolerance
-    if choice not in CHOICES:
+    if not isinstance(choice, str) or choice not in CHOICES:
         raise ValueError(f"centre_choice must be one of {', '.join(map(repr, CHOICES))}, got {short_repr(choice)}")
     if not is_whole_number(seed) or not 0 <= int(seed) < 2**32:
         raise ValueError(f"centre_seed must be a whole number from 0 to 2**32 - 1, got {short_repr(seed)}")

@@ -14,12 +14,13 @@ import contextlib
 import fcntl
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
+from cntk_pipeline.datasets.npz import BROKEN
 from cntk_pipeline.errors import ConfigError, DataError, StoreError
 from cntk_pipeline.estimators.kept import Found, Kept
 from cntk_pipeline.kernels.program import Array
@@ -65,7 +66,7 @@ class FolderMemory(Kept):
                     rows, columns = (_asked(file[name], places) for name in ("rows", "columns"))
                     if len(rows[0]) and len(columns[0]):
                         found.put(rows[0], columns[0], file[kind][np.ix_(rows[1], columns[1])])
-            except (zipfile.BadZipFile, ValueError, KeyError, IndexError, EOFError, OSError) as error:
+            except (*BROKEN, IndexError, OSError) as error:
                 raise DataError(
                     f"{path} cannot be read as kept kernel values ({error}): delete it, and its values are computed "
                     "again"
@@ -80,7 +81,8 @@ class FolderMemory(Kept):
         StoreError
             If it cannot be written; nothing of it stays.
         """
-        number = 1 + max((int(path.stem) for path in self.path.glob("*.npz")), default=0)
+        names = {path.name for path in self.path.glob("*.npz")}
+        free = next(name for number in count(1 + len(names)) if (name := f"{number:06d}.npz") not in names)
         aside = self.path / "aside"
         with self._written():
             try:
@@ -88,7 +90,7 @@ class FolderMemory(Kept):
                     np.savez(file, **{"rows": _as_bytes(rows), "columns": _as_bytes(columns), **values})  # type: ignore[arg-type]
                     file.flush()
                     os.fsync(file.fileno())
-                aside.replace(self.path / f"{number:06d}.npz")
+                aside.replace(self.path / free)
             except OSError:
                 aside.unlink(missing_ok=True)
                 raise
@@ -107,6 +109,7 @@ class FolderMemory(Kept):
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = held.enter_context((self.path / "lock").open("w"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # closing it does not, where a child has it open too
                 described = self.path / "question.json"
                 if not described.exists():
                     described.write_text(json.dumps(self._question, indent=2))

@@ -16,9 +16,10 @@ from cntk_pipeline import kernels  # whose names load the compiler when they are
 from cntk_pipeline.errors import LayerError, StoreError
 from cntk_pipeline.estimators.folder_memory import FolderMemory
 from cntk_pipeline.estimators.kept import Found, Kept, digests
-from cntk_pipeline.estimators.question import KernelQuestion, image_shape_of, memory_of, thread_count
+from cntk_pipeline.estimators.question import KernelQuestion, as_samples, image_shape_of, memory_of, thread_count
 from cntk_pipeline.estimators.run_memory import RunMemory
-from cntk_pipeline.inputs import as_array, short_repr
+from cntk_pipeline.graphs import is_graph
+from cntk_pipeline.inputs import short_repr
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
 from cntk_pipeline.layers.kinds import kinds_of, require_kind
@@ -28,11 +29,12 @@ from cntk_pipeline.layers.spelling import Table, spell
 Places = npt.NDArray[np.intp]
 
 
-def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x2: Array | None = None) -> Array:
+def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x2: Array | None) -> Array:
     """Return a kernel as `KernelQuestion.matrix`, from kept values as far as they go.
 
     A kernel with ``flips`` counts as symmetric, as in a run. `Dropout` tells a sample from an equal one, which digests
-    cannot: its kernels are computed anew each time.
+    cannot: its kernels are computed anew each time. So are those of samples out of the range of the dtype, which the
+    kernel itself refuses.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ def remembered_matrix(memory: str | Path, question: KernelQuestion, x1: Array, x
     SpecificationMismatch
         If the run holds kernels of other samples.
     """
-    if find_dropout(question.network) is not None:
+    if find_dropout(question.network) is not None or not all(_is_in_range(x, question.dtype) for x in (x1, x2)):
         return question.matrix(x1, x2)
     require_kind(question.network, question.kind, x1.shape[1:])
     wanted = _Wanted(question.dtype, x1, x2)
@@ -107,6 +109,8 @@ def fill_memory(
     ------
     TypeError, ValueError
         If an argument is not what estimators take; or if the memory is a run directory, which is only read.
+    NotFinite, NotAccurate
+        If numbers are too large or too small for the dtype; nothing is kept.
     StoreError
         If the folder cannot be written; what is kept by then stays.
     """
@@ -123,8 +127,12 @@ def fill_memory(
     questions = [question for question in asked if find_dropout(question.network) is None]
     if not questions:
         return
-    samples = as_array("x", x)
+    samples = as_samples("x", x)
     inputs, *_ = [question.inputs(samples, "x") for question in questions]  # each network takes them
+    if not _is_in_range(inputs, questions[0].dtype):
+        for question in questions:
+            question.diagonal(inputs)  # says which sample is out of range
+        return  # graphs, which are computed in float64: estimators do that anew each time
     wanted = _Wanted(questions[0].dtype, inputs, None)
     folders = {
         folder.path: (folder, question)
@@ -145,6 +153,19 @@ def fill_memory(
                 values = _compute([question for _, question, _ in group], wanted.inputs, rows, columns)
                 for (folder, _, _), of_network in zip(group, values, strict=True):
                     folder.keep(wanted.named(rows), wanted.named(columns), of_network)
+
+
+def _is_in_range(x: Array | None, dtype: str) -> bool:
+    """Tell whether samples are still samples in a dtype: numbers of a memory become no infinity and no zeros.
+
+    Of a graph, each number counts: its kernel is computed in float64.
+    """
+    if x is None or x.dtype.kind != "f":
+        return True
+    numbers, sizes = np.finfo(dtype), np.nan_to_num(np.abs(x))  # absent pixels are no numbers
+    if not is_graph(x.shape[1:]):
+        sizes = sizes.reshape(len(x), -1).max(axis=1)
+    return bool(np.all((sizes == 0) | ((sizes >= float(numbers.tiny) ** 0.5) & (sizes <= numbers.max))))
 
 
 class _Wanted:

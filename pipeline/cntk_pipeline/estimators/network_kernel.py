@@ -9,8 +9,8 @@ import numpy.typing as npt
 import xxhash
 from sklearn.gaussian_process.kernels import Kernel
 
+from cntk_pipeline.estimators.question import as_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed
-from cntk_pipeline.inputs import as_array
 from cntk_pipeline.layers import Layer
 
 Floats = npt.NDArray[np.float64]
@@ -94,15 +94,15 @@ class NetworkKernel(Kernel):
             raise ValueError("a gradient can only be evaluated where Y is None")
         source = self._source()
         Y = None if Y is X else Y  # as the fit of a support vector machine asks
-        left = source.samples(as_array("X", X))
-        right = None if Y is None else source.samples(as_array("Y", Y), "Y")
+        left = source.samples(as_samples("X", X))
+        right = None if Y is None else source.samples(as_samples("Y", Y), "Y")
         values = _RECENT.matrix(source, left, right)
         return (values, np.empty((*values.shape, 0))) if eval_gradient else values
 
     def diag(self, X: npt.ArrayLike) -> Floats:
         """Evaluate the kernel of each sample with itself, ``(n,)``."""
         source = self._source()
-        return source.variances(source.samples(as_array("X", X))).astype(np.float64)
+        return source.variances(source.samples(as_samples("X", X))).astype(np.float64)
 
     def is_stationary(self) -> bool:
         """Tell that values depend on more than the difference of two samples."""

@@ -7,10 +7,12 @@ from typing import Any
 
 import joblib
 import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import check_array
 
 from cntk_pipeline import kernels  # whose names load the compiler when they are used, which is in `fit`
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.inputs import is_whole_number, short_repr
+from cntk_pipeline.inputs import as_array, is_whole_number, short_repr
 from cntk_pipeline.kernels.base import read_dtype
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers import Layer
@@ -140,6 +142,22 @@ class KernelQuestion:
         return kernels.kernel_diagonal(self.network, x, kind=self.kind, dtype=self.dtype, flips=self.flips)
 
 
+def as_samples(name: str, given: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Make an array of samples; of Python objects, such as frames of several dtypes, numbers, as a fit does.
+
+    `KernelQuestion.inputs` checks it further.
+
+    Raises
+    ------
+    DataError, ValueError
+        If it is none, with ``name``.
+    """
+    array = as_array(name, given)
+    if array.dtype != object or array.ndim < 2:
+        return array
+    return check_array(given, dtype="numeric", allow_nd=True, ensure_all_finite=False, input_name=name)
+
+
 def require_options(given: Any) -> None:
     """Check the parameters ``kind``, ``dtype``, ``flips`` and ``n_jobs`` of a question or of an estimator.
 
@@ -148,7 +166,7 @@ def require_options(given: Any) -> None:
     TypeError, ValueError
         As of `KernelQuestion`.
     """
-    if given.kind not in KINDS:
+    if not isinstance(given.kind, str) or given.kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {short_repr(given.kind)}")
     read_dtype(given.dtype)
     if not isinstance(given.flips, bool | np.bool_):

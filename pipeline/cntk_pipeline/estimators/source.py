@@ -168,7 +168,9 @@ def read_samples(estimator: Any, source: KernelSource, x: npt.ArrayLike) -> Arra
     if (source.takes_unequal_steps and np.ndim(x) == 3) or source.fitted_otherwise(x, estimator.n_features_in_):
         values = check_array(x, dtype="numeric", allow_nd=True, ensure_all_finite=numbers, estimator=estimator)
     else:
-        values = validate_data(estimator, x, dtype="numeric", allow_nd=True, reset=False, ensure_all_finite=numbers)
+        values = validate_data(
+            estimator, x, dtype="numeric", allow_nd=source.question is not None, reset=False, ensure_all_finite=numbers
+        )
     samples, shape = source.samples(values), estimator.X_fit_.shape[1:]
     if source.question is not None and not _agree(source, samples.shape[1:], shape):
         raise ValueError(f"X has samples of shape {samples.shape[1:]}, but the fit was given samples of shape {shape}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from cntk_pipeline.errors import ConfigError, DataError, LayerError, NotFinite
 from cntk_pipeline.finite.building import DTYPES, build, require_torch
-from cntk_pipeline.finite.calling import outputs_of, require_steady, torch_by_itself
+from cntk_pipeline.finite.calling import outputs_of, require_no_draws, require_steady, torch_by_itself
 from cntk_pipeline.inputs import as_array, instead_of_numbers, short_repr
 from cntk_pipeline.layers import Dense, Layer, Sequential
 from cntk_pipeline.layers.arguments import require_count
@@ -202,8 +202,8 @@ def empirical_kernel(
     ------
     LayerError
         If the network is none or has no such kernel; if width, draws or block_bytes is no whole number of at least 1;
-        if a module draws random numbers, takes statistics of a batch, returns something else than one tensor, or has
-        frozen parameters alone where its NTK is asked for.
+        if a module draws random numbers, takes statistics of a batch, changes as it is called, returns something else
+        than one tensor of real numbers, or has frozen parameters alone where its NTK is asked for.
     DataError
         If inputs do not agree, or are no real numbers; for a network also if they are not finite, but for absent
         positions.
@@ -253,6 +253,7 @@ def empirical_kernel(
     else:
         require_steady(network)
         _require_trained(network, kind)
+        require_no_draws(network, left[0])
         modules = lambda: iter([network])  # noqa: E731 - a generator of one
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         values = Products(modules, kind, block_bytes).of_all(left, right)
@@ -309,7 +310,7 @@ def _tangent_row(module: "nn.Module") -> Callable[[Array], Array]:
         found = []
         for output in outputs:
             slopes = torch.autograd.grad(output, parameters, retain_graph=True, materialize_grads=True)
-            found += [each.reshape(-1) for each in slopes]
+            found += [each.to_dense().reshape(-1) for each in slopes]  # of an embedding they may be sparse
         return np.asarray(torch.cat(found).numpy()) / np.sqrt(len(outputs))
 
     return row

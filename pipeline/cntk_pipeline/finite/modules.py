@@ -128,7 +128,7 @@ class Attention(Weighted):
         *,
         b_std: float,
         trained: bool,
-        here: Here | None = None,
+        here: Here | None,
     ) -> None:
         super().__init__(weights, trained)
         self._scales, self._b_std, self._here = scales, b_std, here
@@ -214,7 +214,7 @@ class LinearHeads(Weighted):
         *,
         b_std: float,
         trained: bool,
-        here: Here | None = None,
+        here: Here | None,
     ) -> None:
         super().__init__(weights, trained)
         self.keys = keys
@@ -334,7 +334,7 @@ class Recurrence(Weighted):
         *,
         backward: bool,
         trained: bool,
-        here: Here | None = None,
+        here: Here | None,
     ) -> None:
         super().__init__(weights, trained)
         self._scales, self._function, self._backward, self._here = scales, function, backward, here

@@ -4,10 +4,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+import numpy as np
 from pydantic import ValidationError
 
 from cntk_pipeline.config import KernelConfig, Section, read_options
 from cntk_pipeline.errors import SpecificationMismatch
+from cntk_pipeline.graphs import NodeCounts
 from cntk_pipeline.kernels import Engine, Question
 from cntk_pipeline.layers import LAYERS, spelling
 from cntk_pipeline.rundir.code import UserCode
@@ -193,3 +195,15 @@ def _require_known(run: RunDirectory) -> None:
             f"{', '.join(ENGINES)}. Finish it with an installation that has the engine, or compute it anew with "
             "another kernel.engine in another --store"
         )
+
+
+def kernel_task_bytes(engine: Engine, tile: int, nodes: NodeCounts | None = None) -> int:
+    """Bytes a kernel task holds: both sides' images in two layouts, the engine's own, each read-out's tile thrice.
+
+    Of graphs ``nodes`` tells those of the largest task; without them they are as many as their rows could hold.
+    """
+    question = engine.question
+    item = np.dtype(question.dtype).itemsize
+    images = 4 * tile * int(np.prod(question.input_shape)) * item
+    own = engine.working_bytes(tile) if nodes is None else engine.bytes_of_graphs(tile, nodes)
+    return images + own + 3 * len(question.readouts) * tile * tile * item

@@ -506,7 +506,7 @@ def first_images(run: RunDirectory) -> Array:
     return _images(run, "train", (0, min(2, run.specification.data.train)))
 
 
-def is_missing_tiles(run: RunDirectory, *, test_kernel: bool = False) -> bool:
+def is_missing_tiles(run: RunDirectory, *, test_kernel: bool) -> bool:
     """Tell whether tiles of the kernel have no receipt; no chunk is looked at. ``test_kernel`` as of `is_whole`."""
     return _is_missing(run, _all_jobs(run, test_kernel))
 

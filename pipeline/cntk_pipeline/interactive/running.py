@@ -122,9 +122,13 @@ def _key(name: str) -> str:
 
 @contextlib.contextmanager
 def _stop_on_interrupt(view: View) -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets; the second raises as always. Only the main thread hears signals."""
+    """Yield an event that the first Ctrl-C sets; the second raises as always. Only the main thread hears signals.
+
+    Where Ctrl-C is ignored, or has a handler in C (None), which Python could not set again, it is left as it is.
+    """
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
         yield stop
         return
 

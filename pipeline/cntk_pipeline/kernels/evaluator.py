@@ -228,10 +228,10 @@ class CpuEvaluator(Evaluator):
             raise LayerError(
                 f"expected images of shape {self.program.input_shape}, got an array of shape {images.shape}"
             )
+        _require_size(images, self.dtype, first)
         if self.program.is_padded:
             images = self._with_presence(images, first)
             shape = (*shape[:2], shape[2] + 1)
-        _require_size(images, self.dtype, first)
         return np.ascontiguousarray(images.reshape(len(images), *shape).transpose(0, 3, 1, 2), self.dtype)
 
     def _with_presence(self, images: Array, first: int) -> Array:
@@ -385,12 +385,22 @@ def contents(x: Array) -> Array:
 
 
 def _require_size(images: Array, dtype: np.dtype, first: int) -> None:
-    """Refuse images whose squares are no numbers of the dtype: their kernel would be 0, as if they were empty."""
-    smallest = float(np.finfo(dtype).tiny) ** 0.5
-    largest = np.abs(images).max(axis=tuple(range(1, images.ndim)), initial=0)
+    """Refuse images that the dtype does not hold, or not their squares: their kernel would be 0, as if they were empty.
+
+    Of absent pixels, which are NaN, nothing is asked.
+    """
+    numbers = np.finfo(dtype)
+    smallest = float(numbers.tiny) ** 0.5
+    largest = np.fmax.reduce(np.abs(images), axis=tuple(range(1, images.ndim)), initial=0).astype(np.float64)
     bad = np.flatnonzero((largest > 0) & (largest < smallest))
     if len(bad):
         raise NotAccurate(
             f"image {first + int(bad[0])} holds no number beyond {float(largest[bad[0]]):.1g}, whose square is 0 in "
             f"{dtype}: scale the images to at least {smallest:.0e}, or use float64"
+        )
+    bad = np.flatnonzero(largest > numbers.max)
+    if len(bad):
+        raise NotFinite(
+            f"image {first + int(bad[0])} holds a number of size {float(largest[bad[0]]):.1g}, above "
+            f"{numbers.max:.0e}, the largest of {dtype}: scale the images down, or use float64"
         )

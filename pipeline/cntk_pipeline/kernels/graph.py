@@ -1,5 +1,6 @@
 """Networks as one graph of results, in which equal prefixes are one: the first half of lowering."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 
@@ -378,6 +379,26 @@ class NetworkGraph(Graph):
 
     def _move(self, source: int, circular: bool) -> int:
         """Make a result at hand in a stage whose offsets are taken modulo the size, or are not."""
+        # Branches meet again, and networks are deep: each node is moved once, behind its sources, without recursion.
+        moved: dict[int, int] = {}
+        waiting = [source]
+        while waiting:
+            k = waiting[-1]
+            node = self.nodes[k]
+            goes_along = node.result.circular != circular and self._moves_with_sources(node)
+            before = [each for each in node.sources if each not in moved] if goes_along else []
+            if before:
+                waiting += reversed(before)
+            else:
+                moved[k] = self._move_one(k, circular, moved)
+                waiting.pop()
+        return moved[source]
+
+    @staticmethod
+    def _moves_with_sources(node: Node) -> bool:
+        return node.is_positionwise and node.grid.step == (1, 1)
+
+    def _move_one(self, source: int, circular: bool, moved: Mapping[int, int]) -> int:
         node = self.nodes[source]
         if node.result.circular == circular:
             return source
@@ -386,8 +407,8 @@ class NetworkGraph(Graph):
             return self.add_node(replace(node, stage=stage, result=stage))
         if node.code in (Code.POOL, Code.ATTEND):
             return self.add_node(replace(node, result=stage))
-        if node.is_positionwise and node.grid.step == (1, 1):
-            sources = tuple(self._move(k, circular) for k in node.sources)
+        if self._moves_with_sources(node):
+            sources = tuple(moved[k] for k in node.sources)
             places = {(self.nodes[k].result, self.nodes[k].grid) for k in sources}
             if len(places) == 1:
                 (result, grid) = places.pop()

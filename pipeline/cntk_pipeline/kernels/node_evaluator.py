@@ -156,7 +156,8 @@ class NodeEvaluator(Evaluator):
         op, nodes, columns = self.program.codes[p], len(left.features), right.features.shape[1]
         rows = 1 if op[NodeEntry.JOINED] else nodes
         register = memory.registers[op[NodeEntry.TARGET], 0]
-        scale, series = function.expand(register[: rows * columns].reshape(rows, columns).diagonal().copy())
+        variance = np.maximum(register[: rows * columns].reshape(rows, columns).diagonal(), 0)  # below 0 by rounding
+        scale, series = function.expand(variance)
         first, count = op[NodeEntry.STATISTIC], op[NodeEntry.COUNT]
         values = np.concatenate([np.stack([scale, scale]), series])
         right.statistics[first : first + count, :rows] = values

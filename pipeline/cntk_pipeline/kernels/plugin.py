@@ -185,7 +185,7 @@ class PluginEvaluator(Evaluator):
                     found = np.asarray(given)
             except MemoryError:
                 raise
-            except Exception as error:  # of any class: the code is the user's
+            except (Exception, SystemExit) as error:  # of any class: the code is the user's
                 raise ConfigError(f"the plugin {self._name} failed: {plugin_code.told(error)}") from error
             is_masked = isinstance(given, np.ma.MaskedArray)
             if found.shape != (len(x), len(z)) or found.dtype.kind not in "fiu" or is_masked:

@@ -187,7 +187,7 @@ def _execute(name: str, source: Source, digest: str) -> types.ModuleType:
     sys.modules[module.__name__] = module  # dataclasses and pickle look there
     try:
         exec(compile(content, str(source.main), "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:  # of any class: the code is the user's
+    except (Exception, SystemExit) as error:  # of any class: the code is the user's
         del sys.modules[module.__name__]
         raise ConfigError(f"the plugin {name} cannot be imported: {told(error)}") from error
     return module
@@ -198,7 +198,7 @@ def _import_package(name: str, module: str, source: Source) -> types.ModuleType:
         return import_digested(name, module, Package(source.main.parent, source.digests))
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"the plugin {name} cannot be imported: {told(error)}") from error
 
 
@@ -210,7 +210,7 @@ def _function_of(name: str, module: types.ModuleType, function: str) -> Function
     return found
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """Say what went wrong in a user's code, and where."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({last[0].filename}, line {last[0].lineno})" if last else ""

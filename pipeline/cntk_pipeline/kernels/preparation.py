@@ -139,7 +139,8 @@ class Preparation:
         height = stage.height + stage.halo
         plane = self._planes[op.target * height * width : (op.target + 1) * height * width].reshape(height, width)
         begin, end = stage.halo * LANES, (stage.halo + found.width) * LANES
-        variance = plane[: found.height, begin:end].reshape(found.height, found.width, LANES)
+        # Where the mean over positions is 0, rounding makes the variance behind a pooling negative.
+        variance = np.maximum(plane[: found.height, begin:end].reshape(found.height, found.width, LANES), 0)
         rows = block.statistics[found.start : found.start + (2 + function.terms) * found.area]
         if op.code is Code.RECUR:
             last = block.statistics[found.start + (found.count - 1) * found.area :][: found.area]

@@ -19,6 +19,7 @@ from typing import Any
 from numba import types
 
 import cntk_pipeline.kernels.duals  # noqa: F401 - gives elementary functions their code
+from cntk_pipeline.kernels import lanes
 from cntk_pipeline.kernels.jit import HAS_WIDE_VECTORS, jit_pointers, pasted
 from cntk_pipeline.kernels.lanes import LANES, address, broadcast, load, load_repeated, multiply_add, narrow, store
 from cntk_pipeline.layers import ClosedForm, Pointwise, Series
@@ -395,7 +396,9 @@ def statistics_function(function: type[ClosedForm], dtype: str) -> Any:
         height, width = place[_HEIGHT], place[_WIDTH]
         for i in range(height):
             for j in range(width):
-                values = statistics(load(variances, i * stride + j * LANES), constants)
+                # Where the mean over positions is 0, rounding makes the variance behind a pooling negative.
+                variance = load(variances, i * stride + j * LANES)
+                values = statistics(lanes.where_negative(variance, 0.0, variance), constants)
                 after = keep(values, statistics_out, (i * row + j) * LANES, step)
                 store(variances, i * stride + j * LANES, after)
 

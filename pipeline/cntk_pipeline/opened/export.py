@@ -26,7 +26,7 @@ from cntk_pipeline.rundir.directory import RunDirectory
 from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.solvers import METRICS, System, system_group
 from cntk_pipeline.storage import StorePath, open_path
-from cntk_pipeline.storage.durable import output_explained
+from cntk_pipeline.storage.explanations import output_explained
 from cntk_pipeline.storage.tiled_array import Array, TiledArray
 from cntk_pipeline.workflow.wanted import find_wanted
 

@@ -29,7 +29,7 @@ from cntk_pipeline.rundir.specification import DataSpecification
 from cntk_pipeline.rundir.submissions import find_request, obeying_requests
 from cntk_pipeline.solvers import System, forget_tiles
 from cntk_pipeline.storage import open_path
-from cntk_pipeline.storage.durable import store_explained
+from cntk_pipeline.storage.explanations import store_explained
 from cntk_pipeline.storage.tiled_array import Array, TiledArray
 from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import predictions as tasks

@@ -7,13 +7,25 @@ import numpy as np
 
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.opened.tiles import Stored
-from cntk_pipeline.plots.sampling import take_evenly
 from cntk_pipeline.solvers.systems import Bounds, unit_scale
 from cntk_pipeline.storage import open_path
 from cntk_pipeline.storage.tiled_array import Array
 
 STRIP_ROWS = 256
 """Rows of a tile that are normalised at once: a whole tile in float64 is twice its size again."""
+
+
+def take_evenly(values: Array, most: int) -> Array:
+    """Take at most ``most`` values, at least one, evenly spaced and with the first and the last.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> take_evenly(np.arange(10), 4), take_evenly(np.arange(3), 4)
+    (array([0, 3, 6, 9]), array([0, 1, 2]))
+    """
+    places = np.linspace(0, len(values) - 1, max(1, min(most, len(values))))
+    return values[np.unique(places.round().astype(int))]
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,22 @@ def cholesky(kernel: TrainKernel, ridge: float) -> Array:
     Raises
     ------
     NotPositiveDefinite
-        If a pivot is not positive, with its row, its value, and a sufficient ridge.
+        If a pivot is not positive, to rounding, with its row, its value, and a sufficient ridge.
     """
     system = _regularised(kernel, ridge)
     lower, info = scipy.linalg.lapack.dpotrf(system, lower=1, clean=1)
     if info == 0:
-        return lower
-    # LAPACK stops at the first pivot <= 0 and leaves the rows above factored.
-    row = info - 1
-    above = scipy.linalg.solve_triangular(lower[:row, :row], system[row, :row], lower=True, check_finite=False)
-    pivot = float(system[row, row] - above @ above)
+        pivots, lost = np.square(np.diagonal(lower)), np.finfo(np.float64).eps * kernel.count * np.diagonal(system)
+        # Rounding alone makes pivots as large as that (Higham 2002, theorem 10.3), but no larger than `resolution`,
+        # so that the ridge of the remedy is enough.
+        small = np.flatnonzero(pivots <= np.minimum(lost, kernel.resolution))
+        if not len(small):
+            return lower
+        row, pivot = int(small[0]), float(pivots[small[0]])
+    else:  # LAPACK stops at the first pivot <= 0 and leaves the rows above factored.
+        row = info - 1
+        above = scipy.linalg.solve_triangular(lower[:row, :row], system[row, :row], lower=True, check_finite=False)
+        pivot = float(system[row, row] - above @ above)
     # A pivot bounds the smallest eigenvalue from one side only; a sufficient ridge depends on the eigenvalue itself.
     smallest = float(scipy.linalg.eigvalsh(kernel.values, subset_by_index=[0, 0], check_finite=False)[0])
     raise NotPositiveDefinite(

@@ -55,8 +55,8 @@ FORMAT_VERSION = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Valid names of read-outs and products: they become names in the store."""
 
-_SOLVE = re.compile(r"[0-9a-f]{16}")
-"""Name of the directory of a solve."""
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+"""Name of the folder of a solve, or of the predictions of some images."""
 
 ARRAYS = "arrays"
 """The folder of arrays that a Python program gave as the data set; it is there before the run begins."""
@@ -358,7 +358,7 @@ class RunDirectory:
 
     def solve_path(self, solve: str) -> StorePath:
         """The directory of one system, by its fingerprint."""
-        if not _SOLVE.fullmatch(solve):
+        if not FINGERPRINT.fullmatch(solve):
             raise ConfigError(f"a solve is named by 16 hexadecimal digits, got {solve!r}")
         return self.path / "solve" / solve
 
@@ -386,7 +386,7 @@ class RunDirectory:
 
     def solves(self) -> dict[str, Json]:
         """Read the solve.json of each system that was begun, by its fingerprint."""
-        names = [folder.name for folder in (self.path / "solve").children() if _SOLVE.fullmatch(folder.name)]
+        names = [folder.name for folder in (self.path / "solve").children() if FINGERPRINT.fullmatch(folder.name)]
         records = {name: self.solve_record(name) for name in names}
         return {name: record for name, record in records.items() if record is not None}
 

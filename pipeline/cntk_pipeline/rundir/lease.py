@@ -162,7 +162,8 @@ def hold(folder: StorePath, job: BatchJob | None = None) -> Iterator[Lease]:
         # Not deleted: numbers must not begin again while a frozen driver may still write its own.
         if not lease.lost.is_set():
             with contextlib.suppress(OSError, SpecificationMismatch):
-                if record.is_there():
+                # A run that was refused has taken its record back. The file itself: no deleted folder is made again.
+                if record.is_there() or _file(folder, number).is_file():
                     _write(folder, number, identity | {"released": True})
 
 

@@ -15,7 +15,6 @@ The tasks of a run read its test part: the view shows them the new images there.
 code, with the same bits, and nothing of the run itself changes.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from pydantic import with_config
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import StoreError
 from cntk_pipeline.models import STRICT, Json, Positive
-from cntk_pipeline.rundir.directory import RunDirectory
+from cntk_pipeline.rundir.directory import FINGERPRINT, RunDirectory
 from cntk_pipeline.rundir.journal import Journal
 from cntk_pipeline.rundir.stored_data import InputName, StoredData
 from cntk_pipeline.storage import StorePath, open_path
@@ -37,9 +36,6 @@ FOLDER, FILE = "predictions", "images.json"
 
 _FOLDERS = ("kernel.zarr", "solve", "journal", "log")
 """Folders of a read-out that a driver writes into."""
-
-_DIGEST = re.compile(r"[0-9a-f]{16}")
-"""Name of the folder of some images."""
 
 
 @with_config(STRICT)
@@ -152,7 +148,7 @@ class PredictionDirectory(RunDirectory):
 
     def solves_begun(self) -> list[str]:
         """List the systems of which predictions were begun, by their fingerprints."""
-        return [folder.name for folder in (self.path / "solve").children() if _DIGEST.fullmatch(folder.name)]
+        return [folder.name for folder in (self.path / "solve").children() if FINGERPRINT.fullmatch(folder.name)]
 
 
 def open_directory(path: str | Path | StorePath) -> RunDirectory:
@@ -167,7 +163,7 @@ def find_predictions(run: RunDirectory) -> Iterator[PredictionDirectory]:
     """Open all predictions of a run, in the order of their names; folders of other names are passed over."""
     names = {readout.name for readout in run.specification.readouts}
     for folder in (run.path / FOLDER).children():
-        if _DIGEST.fullmatch(folder.name) and (folder / FILE).is_file():
+        if FINGERPRINT.fullmatch(folder.name) and (folder / FILE).is_file():
             for place in folder.children():
                 if place.name in names:
                     yield PredictionDirectory(place)

@@ -40,7 +40,7 @@ def key_path() -> Path | None:
     """Return the path of the key; None where this user has no home."""
     given = os.environ.get(KEY_VARIABLE)
     if given:
-        return Path(given)
+        return Path(os.path.expanduser(given))
     try:
         return Path.home() / ".config" / "cntk" / "key"
     except RuntimeError:

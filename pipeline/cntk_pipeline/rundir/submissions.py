@@ -1,6 +1,7 @@
 """The record of submissions in a run directory: all submissions, the end of the last one, and a request to stop."""
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -12,8 +13,8 @@ from typing import Any, TypeAlias
 
 from pydantic import with_config
 
-from cntk_pipeline.errors import SpecificationMismatch, StoreError
-from cntk_pipeline.models import STRICT, Word
+from cntk_pipeline.errors import SpecificationMismatch, StoreError, SubmissionFailed
+from cntk_pipeline.models import STRICT, WORD, Word
 from cntk_pipeline.rundir.directory import SIGNATURE, RunDirectory
 from cntk_pipeline.rundir.signature import is_signed, sign
 from cntk_pipeline.storage import LocalPath
@@ -100,7 +101,18 @@ _ENDING: Record[Ending] = Record(Ending, "delete it: only how the last driver en
 
 
 def add_submission(run: RunDirectory, kind: str, job: str) -> Submission:
-    """Record a submission."""
+    """Record a submission.
+
+    Raises
+    ------
+    SubmissionFailed
+        If the name of the job could not be read back.
+    """
+    if not re.fullmatch(WORD, job):
+        raise SubmissionFailed(
+            f"the cluster {kind!r} named its job {job[:200]!r}, where a plain text of at most 200 characters was "
+            "expected, so the run could not be told of it: end the job in the cluster itself"
+        )
     record = {
         "kind": kind,
         "job": job,

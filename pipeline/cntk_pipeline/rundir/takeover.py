@@ -53,7 +53,7 @@ def take_over(run: RunDirectory, source: str, jobs: Sequence[Job], say: Callable
     old = _open_source(growth, say) if grids or listed else None
     if old is None:
         return
-    older = _Source(run, old, growth)
+    older = _Source(Twins(run, old, growth))
     whole: Counter[str] = Counter()
     partly: Counter[str] = Counter()
     missing = itertools.chain((job for grid in grids for job in grid if job.task not in here), listed)
@@ -92,34 +92,25 @@ class _Origin:
 
 
 class _Source:
-    """A map from chunks that tasks of the newer run would write to the same chunks of the older one.
+    """A map from chunks that tasks of the newer run would write to the same chunks of the older one."""
 
-    Parameters
-    ----------
-    run, old : RunDirectory
-        Both runs.
-    growth : Growth
-        Their common part.
-    """
-
-    def __init__(self, run: RunDirectory, old: RunDirectory, growth: Growth) -> None:
-        self.run, self.old, self.growth = run, old, growth
-        self.twins = Twins(run, old, growth)
-        self._receipts = old.journal.receipts()
+    def __init__(self, twins: Twins) -> None:
+        self.twins = twins
+        self._receipts = twins.old.journal.receipts()
 
     @property
     def shared(self) -> str:
         """Say how many read-outs both runs have."""
-        return f"{len(self.twins.readouts)} of {len(self.run.specification.readouts)} read-outs"
+        return f"{len(self.twins.readouts)} of {len(self.twins.run.specification.readouts)} read-outs"
 
     def origins(self, job: Job) -> list[_Origin | None]:
         """Find the chunks of the older run that equal a job's own, in the order of `Owner.places`."""
         twin = None if job.owner.twin is None else job.owner.twin(self.twins, job.task)
         receipt = None if twin is None else self._receipts.get(twin)
-        places = job.places(self.run)
+        places = job.places(self.twins.run)
         if twin is None or receipt is None:
             return [None] * len(places)
-        its = job.owner.places(self.old, twin)
+        its = job.owner.places(self.twins.old, twin)
         if len(receipt.chunks) != len(its):  # then it is damaged
             return [None] * len(places)
         found = {
@@ -134,14 +125,14 @@ class _Source:
     def why_nested_are_new(self, stages: Iterable[Stage]) -> list[str]:
         """List reasons why tiles of nested stages are not kept: another absolute ridge, or another tile."""
         lines: list[str] = []
-        old_solves, solves = self.old.solves(), self.run.solves()
+        old_solves, solves = self.twins.old.solves(), self.twins.run.solves()
         for stage in sorted(stages, key=lambda stage: stage.solve):
             mine, old_stages = solves[stage.solve], self._receipts.stages()
             there = {other.solve for other in old_stages if other.kind == stage.kind}
             kept = sorted(there & old_solves.keys())  # users may delete a folder of solves; its receipts stay
             for its in (old_solves[name] for name in kept if stage.solve not in self.twins.solves):
                 asked = _asked_of(its, its["readout"]) == _asked_of(mine, self.twins.readouts.get(mine["readout"]))
-                if asked and self.twins.leading_rows(its["tile"], self.growth.train):
+                if asked and self.twins.leading_rows(its["tile"], self.twins.growth.train):
                     lines.append(f"{mine['readout']}: {_why_new(stage.kind, its, mine)}")
         others = f" (likewise {len(lines) - 1} more)" if len(lines) > 1 else ""
         return [line + others for line in lines[:1]]
@@ -164,7 +155,7 @@ def _link(source: _Source, row: Iterable[Job]) -> tuple[list[Receipt], int]:
     """Link the chunks of some jobs; return receipts of whole jobs, and the number of partly linked ones."""
     receipts, folders, partial_count = [], set(), 0
     for job in row:
-        places, chunks = job.places(source.run), []
+        places, chunks = job.places(source.twins.run), []
         for (array, index), origin in zip(places, source.origins(job), strict=True):
             target = array.chunk_path(*index)
             if origin is not None and not target.exists() and origin.link(target):

@@ -15,6 +15,7 @@ from cntk_pipeline.solvers.states import Iterations
 from cntk_pipeline.solvers.systems import System
 from cntk_pipeline.storage.tiled_array import ArraySpec, Group
 from cntk_pipeline.tasks import StageForecast
+from cntk_pipeline.tiling import choose_product_tile
 
 
 class Solver(ABC):
@@ -50,9 +51,9 @@ class Solver(ABC):
         """Return the bytes of K(train, train) that are stored, while a solve computes the rest; None for all."""
         return None
 
-    @abstractmethod
     def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
         """Choose the edge of the tiles or blocks that the solver works on; ``wanted`` is ``solve.tile``."""
+        return choose_product_tile(train, kernel_tile, None if wanted == "auto" else wanted)
 
     def arrays(self, run: RunDirectory, system: System) -> list[ArraySpec]:
         """List the arrays that a solve keeps beside coefficients, predictions and residuals."""

@@ -5,6 +5,9 @@ work, so that no thread could read the next tile meanwhile, and a product follow
 result three times more: at 512 rows 36 instead of 42 GF/s.
 
 A row-major tile is its transpose to these column-major routines: ``C -= A B^T`` is asked for as ``C^T -= B A^T``.
+
+OpenBLAS, which NumPy and SciPy carry, asks for buffers on its first call. Where a limit of the process refuses them, it
+asks again without an end, in code that no signal interrupts, or ends the process: `require_buffers` refuses before.
 """
 
 import ctypes
@@ -16,11 +19,29 @@ from typing import Any
 import numpy as np
 import scipy
 
-from cntk_pipeline.solvers.headroom import BUFFER_BYTES, CALL_BYTES, require_buffers
+from cntk_pipeline.resources import require_room
 from cntk_pipeline.storage.tiled_array import Array
 
 BLOCK = 256
 """Number of rows that a triangular solve and a factorisation give to LAPACK at once; all else becomes products."""
+
+
+BUFFER_BYTES = 128 * 2**20
+"""For the libraries of NumPy and SciPy: on two threads each took 32 MiB at first, and 17 more for a large product."""
+
+CALL_BYTES = 64 * 2**20
+"""Memory for a later call, which takes no more than a first one: 17 MiB were measured."""
+
+
+def require_buffers(count_bytes: int) -> None:
+    """Refuse to go on where a limit of this process leaves less than so many bytes to BLAS.
+
+    Raises
+    ------
+    ConfigError
+        If it leaves less. The message names the limit and the remedy.
+    """
+    require_room(count_bytes, "linear algebra needs", "give fewer threads to BLAS (OPENBLAS_NUM_THREADS)")
 
 
 def reserve_buffers() -> None:

@@ -13,7 +13,7 @@ Matrices of m x m are held in memory.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy
@@ -43,7 +43,6 @@ from cntk_pipeline.solvers.systems import (
 from cntk_pipeline.solvers.work import Work, open_work
 from cntk_pipeline.storage.tiled_array import Array, ArraySpec, Group, TiledArray
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
-from cntk_pipeline.tiling import choose_product_tile
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -247,9 +246,6 @@ class CentresSolver(Solver):
     def centres(self, options: CentresOptions) -> CentreSpecification:
         seed = None if options.centre_choice == "first" else options.centre_seed or 0
         return CentreSpecification(options.centres, options.centre_choice, seed, options.centres_tolerance)
-
-    def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
-        return choose_product_tile(train, kernel_tile, None if wanted == "auto" else wanted)
 
     def arrays(self, run: RunDirectory, system: System) -> list[ArraySpec]:
         data, count = run.specification.data, run.column_cut.count

@@ -17,7 +17,6 @@ products of the last. After the death of a driver, the next one goes on from the
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
@@ -57,7 +56,7 @@ from cntk_pipeline.solvers.systems import (
 from cntk_pipeline.solvers.work import Work, open_work
 from cntk_pipeline.storage.tiled_array import Array, Group
 from cntk_pipeline.tasks import Receipt, Stage, StageForecast, Task
-from cntk_pipeline.tiling import Cut, KeptTiles, Tile, choose_product_tile
+from cntk_pipeline.tiling import Cut, KeptTiles, Tile
 
 STAGNATION = 0.5
 """A fresh start that leaves the true residual above this share of the one before has reached the rounding level."""
@@ -374,9 +373,6 @@ class ConjugateGradient(Solver):
 
     def kernel_bytes(self, options: ConjugateGradientOptions) -> int | None:
         return None if options.kernel_bytes is None else int(options.kernel_bytes)
-
-    def choose_tile(self, train: int, kernel_tile: int, wanted: Literal["auto"] | int) -> int:
-        return choose_product_tile(train, kernel_tile, None if wanted == "auto" else wanted)
 
     def scratch_groups(self, run: RunDirectory, system: System) -> list[Group]:
         return [scratch_group(run, system)]

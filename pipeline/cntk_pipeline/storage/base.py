@@ -231,9 +231,5 @@ class StorePath(ABC):
     # For zarr, as a reader of this package's arrays.
 
     @abstractmethod
-    def zarr_store(self) -> Any:
-        """Open a folder for zarr, to be read."""
-
-    @abstractmethod
     def zarr_expression(self) -> str:
-        """Return a Python expression for the value of `zarr_store`, for people who open arrays by themselves."""
+        """Return a Python expression of this folder as zarr reads it, for people who open arrays by themselves."""

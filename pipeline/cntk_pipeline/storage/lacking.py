@@ -52,7 +52,7 @@ def _claim(path: Path) -> None:
     deadline = time.monotonic() + CLAIM_SECONDS
     while True:
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             return
         except FileExistsError:
             if not _is_claimed(path):

@@ -278,9 +278,6 @@ class LocalPath(PosixPath, StorePath):  # type: ignore[misc]
         place = next((each for each in (Path(self.absolute()), *Path(self.absolute()).parents) if each.exists()), None)
         return None if place is None else shutil.disk_usage(place).free
 
-    def zarr_store(self) -> Any:
-        return str(self)
-
     def zarr_expression(self) -> str:
         return python_text(self)
 
@@ -305,7 +302,7 @@ class _LocalAppender(Appender):
     def __init__(self, path: LocalPath, durable: bool) -> None:
         self._path, self._durable = path, durable
         exclusive = os.O_EXCL if durable else 0
-        self._file = os.open(path, os.O_CREAT | exclusive | os.O_APPEND | os.O_WRONLY, 0o644)
+        self._file = os.open(path, os.O_CREAT | exclusive | os.O_APPEND | os.O_WRONLY, 0o666)
         if durable:
             path.parent.sync()
 

@@ -242,11 +242,6 @@ class ObjectPath(StorePath):
     def sync(self) -> None:
         pass
 
-    def zarr_store(self) -> Any:
-        from zarr.storage import ObjectStore
-
-        return ObjectStore(_open_bucket(self.bucket, self.key), read_only=True)
-
     def zarr_expression(self) -> str:
         store = f"obstore.store.S3Store({python_text(self.bucket)}, prefix={python_text(self.key)})"
         return f"zarr.storage.ObjectStore({store}, read_only=True)"

@@ -1,5 +1,6 @@
 """The log of a driver at work, read from any machine that sees the run directory."""
 
+import re
 from typing import Any
 
 from cntk_pipeline.errors import StoreError
@@ -26,7 +27,8 @@ def find_executor(folder: StorePath, driver: str) -> str | None:
     host, _, pid = driver.rpartition(":")
     name = f"{host}-{pid}.jsonl"
     # An earlier process with the same number has the plain name, later ones have their times in front.
-    later = [path for path in folder.children() if path.name.endswith(f"-{name}")]
+    timed = re.compile(r"[0-9]{8}T[0-9]{6}-" + re.escape(name))
+    later = [path for path in folder.children() if timed.fullmatch(path.name)]
     try:
         content = (later[-1] if later else folder / name).read_from(0, FIRST_BYTES)
         lines = [LINE.parse(line, name) for line in content.split(b"\n")[:-1]]

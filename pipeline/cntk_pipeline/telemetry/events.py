@@ -161,7 +161,8 @@ class RunLog(logging.Handler):
     def _free_place(self) -> StorePath:
         """Return a free name for the file: this process, or an earlier one with its id, may have a file already."""
         place = self._folder / f"{process_name()}.jsonl"
-        return place if not place.exists() else self._folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{place.name}"
+        now = time.strftime("%Y%m%dT%H%M%S", time.gmtime())  # in the order of time, also when clocks are set back
+        return place if not place.exists() else self._folder / f"{now}-{place.name}"
 
     def close(self) -> None:
         """Close the file."""

@@ -31,7 +31,7 @@ from cntk_pipeline.rundir.submissions import (
     write_ending,
 )
 from cntk_pipeline.storage import StorePath
-from cntk_pipeline.storage.durable import store_explained
+from cntk_pipeline.storage.explanations import store_explained
 from cntk_pipeline.telemetry.redaction import redact
 from cntk_pipeline.units import shell_word
 from cntk_pipeline.workflow import run as runs

@@ -1,18 +1,20 @@
 """The runs below a folder, each in a few words: read from small records alone, so that hundreds take a moment."""
 
 import errno
+import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from cntk_pipeline.config import RunConfig
-from cntk_pipeline.errors import PipelineError, RunNotFound, StoreError
+from cntk_pipeline.errors import PipelineError, RunNotFound
 from cntk_pipeline.inference import asked_of
 from cntk_pipeline.models import Json
 from cntk_pipeline.rundir import lease
 from cntk_pipeline.rundir.directory import RunDirectory, holds_run
 from cntk_pipeline.solvers import METRICS, requested_solves, solve_name
 from cntk_pipeline.storage import LocalPath, StorePath, open_path
+from cntk_pipeline.storage.retries import PASSING, patiently
 from cntk_pipeline.workflow.wanted import find_wanted
 
 DEEPEST = 4
@@ -64,7 +66,7 @@ class Listing:
     runs : tuple of ListedRun
         In the order of their names.
     closed : tuple of str
-        Folders that this user may not read, such as those of others; no run in them is listed.
+        Folders that cannot be read: those of others, or of a file server that is gone. No run in them is listed.
     """
 
     runs: tuple[ListedRun, ...]
@@ -82,7 +84,7 @@ def list_runs(folder: str) -> Listing:
         If this folder itself cannot be read.
     """
     place = open_path(folder)
-    if not (place.is_dir() if isinstance(place, LocalPath) else place.exists()):
+    if not (patiently(place.is_dir, place, ()) if isinstance(place, LocalPath) else place.exists()):
         raise RunNotFound(f"there is no folder {folder}: give the folder that holds your run directories")
     closed: list[str] = []
     runs = tuple(_describe(path) for path in _find(place, DEEPEST, closed))
@@ -90,19 +92,22 @@ def list_runs(folder: str) -> Listing:
 
 
 def _find(folder: StorePath, levels: int, closed: list[str]) -> Iterator[StorePath]:
-    """Find the run directories in a folder and below; folders that may not be read are added to ``closed``."""
+    """Find the run directories in a folder and below; folders that cannot be read are added to ``closed``."""
     if holds_run(folder):
         yield folder
     elif levels:
         for child in folder.children():
-            # A link may lead to where the search has been.
-            is_other = isinstance(child, LocalPath) and (child.is_symlink() or not child.is_dir())
-            if is_other or child.name.startswith("."):
+            if child.name.startswith("."):
                 continue
             try:
-                yield from _find(child, levels - 1, closed)
-            except StoreError as error:
-                if error.errno not in (errno.EACCES, errno.EPERM):
+                # A link is not followed: it may lead to where the search has been.
+                if not isinstance(child, LocalPath) or stat.S_ISDIR(child.lstat().st_mode):
+                    yield from _find(child, levels - 1, closed)
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            except OSError as error:
+                # A folder of another user, or a file server that is gone; a bucket is wholly there or not.
+                if error.errno not in (errno.EACCES, errno.EPERM, *(PASSING if isinstance(child, LocalPath) else ())):
                     raise
                 closed.append(str(child))
 

@@ -12,8 +12,8 @@ import numpy as np
 from cntk_pipeline.clusters.memory import PROCESS_BYTES
 from cntk_pipeline.config import SolveConfig
 from cntk_pipeline.datasets import Contents
+from cntk_pipeline.gram.engines import kernel_task_bytes
 from cntk_pipeline.gram.forecast import KernelSize, forecast_kernel
-from cntk_pipeline.gram.memory import kernel_task_bytes
 from cntk_pipeline.gram.pivots import forecast_pivots
 from cntk_pipeline.inference import RESULTS, asked_of, forecast_choice, forecast_results, needs_test_kernel
 from cntk_pipeline.rundir.specification import EngineRecord
@@ -296,8 +296,9 @@ def _plan_iteration(one: IterationForecast, systems: int, slots: int) -> Iterati
     return IterationPlan(tasks, systems * one.read_bytes, products + steps)
 
 
-def measure_product_rate(side: int = 512) -> float:
+def measure_product_rate() -> float:
     """Measure the float64 matrix product on one thread, in floating-point operations a second."""
+    side = 512
     a = np.ones((side, side))
     from threadpoolctl import threadpool_limits
 

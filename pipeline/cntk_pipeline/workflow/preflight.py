@@ -6,8 +6,7 @@ from cntk_pipeline.clusters.table import require_devices
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.gram import tiles as gram
-from cntk_pipeline.gram.engines import is_known
-from cntk_pipeline.gram.memory import kernel_task_bytes
+from cntk_pipeline.gram.engines import is_known, kernel_task_bytes
 from cntk_pipeline.inference import RESULTS, asked_of, inverse_need, needs_test_kernel
 from cntk_pipeline.kernels import find_engine
 from cntk_pipeline.rundir.directory import RunDirectory

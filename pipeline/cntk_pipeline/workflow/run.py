@@ -35,7 +35,7 @@ from cntk_pipeline.solvers import (
     with_older_tile,
 )
 from cntk_pipeline.storage import LocalPath, StorePath, open_path
-from cntk_pipeline.storage.durable import store_explained
+from cntk_pipeline.storage.explanations import store_explained
 from cntk_pipeline.workflow.checkup import Checked, check, lines_of, mend
 from cntk_pipeline.workflow.load import Loaded, load, slots_of, specification_of, tile_of, write_inputs
 from cntk_pipeline.workflow.passes import check_inputs, compute, prepare_worker

@@ -10,6 +10,7 @@ from typing import Any
 from cntk_pipeline.config import RunConfig, parse_config
 from cntk_pipeline.config.reading import parse_toml
 from cntk_pipeline.datasets import Contents, Dataset, make_loader, select, shuffle
+from cntk_pipeline.datasets.reading import expanded
 from cntk_pipeline.datasets.recognition import Keys, recognise
 from cntk_pipeline.errors import ConfigError
 from cntk_pipeline.graphs import is_graph
@@ -119,7 +120,7 @@ def default_path(data: str) -> Path:
 
 def _name_of(data: str) -> str:
     """Make a name of a run from a path."""
-    stem = Path(data).expanduser().absolute().name.split(".")[0]
+    stem = expanded(data).absolute().name.split(".")[0]
     return re.sub(r"^[^A-Za-z0-9]+", "", re.sub(r"[^A-Za-z0-9._-]+", "-", stem)) or "run"
 
 
@@ -190,5 +191,6 @@ def _layers_table(layers: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Write a value as TOML does; texts as JSON, which is a part of it."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    """Write a value as TOML does; texts as JSON, which is a part of it but for the character DEL."""
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")

@@ -89,15 +89,6 @@ class Certificates:
             *("--tls-key", str(self.key)),
         ]
 
-    def environment(self) -> dict[str, str]:
-        """Return environment variables with the effect of `arguments` for every Dask process, clients included."""
-        names = {f"{role}__{part}" for role in ("CLIENT", "SCHEDULER", "WORKER") for part in ("CERT", "KEY")}
-        parts = {name: str(self.certificate if name.endswith("CERT") else self.key) for name in sorted(names)}
-        tls = {"CA_FILE": str(self.authority)} | parts
-        return {f"DASK_DISTRIBUTED__COMM__TLS__{name}": path for name, path in tls.items()} | {
-            "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True"
-        }
-
 
 def security_of(authority: str, certificate: str, key: str) -> "Security":
     """Make a ``security`` with certificates for all roles of Dask, and only TLS; each is a path or PEM text."""

@@ -27,11 +27,6 @@ def memory_of_pods(config: ClusterConfig) -> WorkerMemory | None:
     return WorkerMemory(memory_limit(config), config.threads_per_worker)
 
 
-def require_pods(config: ClusterConfig) -> None:
-    """Refuse a table by which no pods can be described."""
-    require_described(config)
-
-
 KUBERNETES = Cluster(
     open_later,
     deed="make pods with your rights in Kubernetes, of the image that is named",
@@ -39,5 +34,5 @@ KUBERNETES = Cluster(
     submitter=KubernetesSubmitter(),
     extra=EXTRA,
     memory=memory_of_pods,
-    check=require_pods,
+    check=require_described,
 )

@@ -240,6 +240,8 @@ def pod(config: ClusterConfig, secret: str, described: Manifest) -> Manifest:
             "runAsUser": USER,
             "runAsGroup": USER,
             "fsGroup": USER,
+            # "Always" would open every file of the claim to the group whenever a pod starts, the user's key among them.
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [described],

@@ -48,7 +48,7 @@ BACKGROUND = LocalSubmitter()
 
 def _without_waiting(path: str, flags: int) -> int:
     """Open a file; a pipe without a reader in its place is an error, not a wait."""
-    return os.open(path, flags | os.O_NONBLOCK, 0o644)
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def start_driver(place: StorePath, told: str) -> str:

@@ -77,7 +77,7 @@ def driver_options(logs: Path, config: RunConfig) -> list[list[str]]:
     cluster, asked = config.cluster, SlurmOptions.of(config.cluster)
     if cluster.workers is None:
         raise ConfigError('a "slurm" job needs cluster.workers: how many workers it asks for, in all')
-    folder = one_line("the run directory", str(logs)).replace("%", "%%")
+    folder = log_place("the run directory", str(logs))
     options = [
         f"--job-name=cntk-{config.name}",
         f"--output={folder}/slurm-%j.log",
@@ -109,7 +109,7 @@ def worker_options(config: ClusterConfig, limit: int, logs: Path) -> list[list[s
         open on the job's node.
     """
     asked = SlurmOptions.of(config)
-    folder = one_line("the home folder", str(logs)).replace("%", "%%")
+    folder = log_place("the home folder", str(logs))
     options = [
         "--job-name=cntk-worker",
         f"--output={folder}/{WORKER_LOG.format(job='%j')}",
@@ -231,6 +231,15 @@ def memory_limit(cluster: ClusterConfig) -> int | None:
             f'cluster.memory_limit of a "slurm" job must be bytes ("4GiB") or "auto", got {cluster.memory_limit}'
         )
     return limit
+
+
+def log_place(what: str, folder: str) -> str:
+    """Write a folder for SLURM's option ``--output``: there ``%`` begins a symbol, and a backslash ends all symbols."""
+    if "\\" in folder:
+        raise ConfigError(
+            f"{what} must have no backslash in its name, got {folder!r}: SLURM takes it away in the name of a log"
+        )
+    return one_line(what, folder).replace("%", "%%")
 
 
 def one_line(what: str, text: str) -> str:

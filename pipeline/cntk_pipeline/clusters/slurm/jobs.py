@@ -102,10 +102,24 @@ def load_jobqueue() -> Any:
             'a "slurm" cluster driven from outside a job needs dask-jobqueue: pip install "cntk-pipeline[slurm]", '
             "or hand the driver to the cluster with `cntk submit`"
         ) from error
-    signal.signal(signal.SIGINT, handler)
+    if handler is not None:  # a handler in C, which Python cannot set again
+        signal.signal(signal.SIGINT, handler)
+
+    class JobOfWorker(SLURMCluster.job_cls):  # type: ignore[misc]
+        """A job whose number is found below a site's banner, and that no filter of the user's keeps from being ended.
+
+        Dask takes the first number that sbatch prints, and hands the user's variables on to scancel.
+        """
+
+        job_id_regexp = r"(?s)(?:.*Submitted batch job )?\D*(?P<job_id>\d+)"
+        cancel_command = shlex.join(
+            ["env", *(f"--unset={name}" for name in os.environ if name.startswith("SCANCEL_")), "scancel"]
+        )
 
     class JobsOfWorkers(SLURMCluster):  # type: ignore[misc]
         """A cluster whose jobs find the certificates in their own words, quoted; Dask would add them as they are."""
+
+        job_cls = JobOfWorker
 
         def _get_worker_security(self, security: Any) -> None:
             return None

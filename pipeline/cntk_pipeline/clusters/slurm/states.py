@@ -67,9 +67,13 @@ _REASONS = {
 """The meaning of reasons, by their beginnings."""
 
 
-def read_queue(line: str, job: str) -> JobStatus:
-    """Read a line of ``squeue`` in `QUEUE_FORMAT`."""
-    state, nodes, left, start, reason = line.strip().split("|", 4)
+def read_queue(said: str, job: str) -> JobStatus:
+    """Read the answer of ``squeue`` in `QUEUE_FORMAT`; other lines, as of a site's banner, are passed over."""
+    lines = (line.strip().split("|", 4) for line in said.splitlines())
+    whole = next((fields for fields in lines if len(fields) == 5), None)
+    if whole is None:
+        return JobStatus("unknown")
+    state, nodes, left, start, reason = whole
     where = f" on {nodes}" if nodes else ""
     if state in _QUEUED:
         expected = "" if start in ("N/A", "") else f"expected to begin at {start}"

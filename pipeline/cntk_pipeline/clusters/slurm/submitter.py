@@ -12,7 +12,13 @@ import sys
 from pathlib import Path
 
 from cntk_pipeline.clusters.slurm.asking import ask
-from cntk_pipeline.clusters.slurm.directives import drain_before_limit, driver_options, one_line, time_limit_seconds
+from cntk_pipeline.clusters.slurm.directives import (
+    drain_before_limit,
+    driver_options,
+    log_place,
+    one_line,
+    time_limit_seconds,
+)
 from cntk_pipeline.clusters.slurm.options import SlurmOptions
 from cntk_pipeline.clusters.slurm.states import QUEUE_FORMAT, read_account, read_queue
 from cntk_pipeline.clusters.submitter import (
@@ -36,6 +42,9 @@ EARLY_SECONDS = 90.0
 _JOB = re.compile(r"[1-9][0-9]{0,18}")
 """Number of a job in SLURM."""
 
+_SUBMITTED = re.compile(rf"^({_JOB.pattern})(?:;\S*)?\s*$", re.MULTILINE)
+"""Line of ``sbatch --parsable``: a number, and perhaps the name of a cluster. A site may print a banner above it."""
+
 _SUCCESSION = Succession(
     follows="it goes on in the next job (cluster.resubmit)",
     withdrawn="its job was ended from outside (scancel), so no other one follows",
@@ -56,13 +65,21 @@ class SlurmSubmitter(Submitter):
         ask(["sbatch", "--version"])
 
     def check_place(self, place: StorePath, config: RunConfig) -> None:
-        one_line("the run directory", str(place.absolute()))
-        if not isinstance(place, LocalPath):
-            one_line("the current directory, which has the output of the job,", os.getcwd())
+        if isinstance(place, LocalPath):
+            log_place("the run directory", str(place.absolute()))
+        else:
+            one_line("the run directory", str(place.absolute()))
+            log_place("the current directory, which has the output of the job,", os.getcwd())
 
     def submit(self, place: StorePath, config: RunConfig, told: str) -> str:
         said = ask(["sbatch", "--parsable"], script(str(place), log_folder(place), config, told))
-        return said.strip().partition(";")[0]  # a cluster's name may follow
+        numbers = _SUBMITTED.findall(said)
+        if not numbers:
+            raise SubmissionFailed(
+                f"sbatch named no job, it said {said[-400:]!r}: if `squeue --me` shows one named cntk-{config.name}, "
+                "end it by scancel"
+            )
+        return str(numbers[-1])
 
     def state(self, submission: Submission) -> State:
         return self.standing(submission).state
@@ -121,7 +138,7 @@ def job_status(job: str) -> JobStatus:
             return JobStatus("unknown")
         said = ""
     if said.strip():
-        return read_queue(said.splitlines()[0], job)
+        return read_queue(said, job)
     # The controller forgets jobs some minutes after they end; many sites keep accounts.
     account = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State"]
     with contextlib.suppress(SubmissionFailed):

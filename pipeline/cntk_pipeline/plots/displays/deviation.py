@@ -14,9 +14,9 @@ from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.plots.base import Display, counted
 from cntk_pipeline.plots.chosen import known_labels, require_computed, the_system
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, number_text
-from cntk_pipeline.plots.sampling import take_evenly
 from cntk_pipeline.plots.scores import ACCURACY
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
+from cntk_pipeline.plots.tile_sample import take_evenly
 from cntk_pipeline.solvers.scores import THRESHOLD
 from cntk_pipeline.storage.tiled_array import Array
 

@@ -5,11 +5,8 @@ import errno
 from collections.abc import Iterator
 
 from cntk_pipeline.errors import PipelineError, StoreError
-from cntk_pipeline.models import Json
 from cntk_pipeline.storage.retries import FULL, explanation
 from cntk_pipeline.units import shell_word
-
-__all__ = ["Json", "disk_full", "is_disk_full", "output_explained", "store_explained"]
 
 
 def is_disk_full(error: BaseException) -> bool:
