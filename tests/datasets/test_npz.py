@@ -294,7 +294,8 @@ def test_labels_may_be_a_file_of_their_own(tmp_path, key):
     np.save(tmp_path / "y.npy", np.array(["a", "b", "b", "a"]))
     data = load("npz", str(tmp_path / "only.npz"), options=labels)
     np.testing.assert_array_equal(data.train.images[..., 0], images)
-    assert data.train.labels.tolist() == [0, 1, 1, 0] and data.classes == ("a", "b")
+    assert data.train.labels.tolist() == [0, 1, 1, 0]
+    assert data.classes == ("a", "b")
     assert data.test.labels is None
     np.savez(tmp_path / "both.npz", x=images, y=[0, 1, 1, 0])
     with pytest.raises(DataError, match=r"both\.npz: holds y, so that data\.labels names other labels"):
