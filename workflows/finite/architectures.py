@@ -90,10 +90,5 @@ IMAGES: dict[str, Layer] = {
 NETWORKS = DENSE | IMAGES
 """All architectures: of vectors, and of images."""
 
-WIDEST = (
-    dict.fromkeys(IMAGES, 1024)
-    | dict.fromkeys(DEEPER, 4096)
-    | dict.fromkeys(HIDDEN, 8192)
-    | {"ReLU, 3 hidden layers": 8192}
-)
+WIDEST = dict.fromkeys(IMAGES, 1024) | dict.fromkeys(DENSE, 8192)
 """The largest width of each."""
