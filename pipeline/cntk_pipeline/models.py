@@ -16,6 +16,9 @@ Word = Annotated[str, StringConstraints(pattern=rf"^{WORD}$")]
 TaskName = Literal["classification", "multilabel", "regression"]
 """The task of a data set: one class a sample, several classes a sample, or numbers."""
 
+CentreChoice = Literal["first", "random", "rpcholesky"]
+"""How centres are chosen among the training samples."""
+
 AskedTask = Literal["auto", "classification", "multilabel", "regression"]
 """A task as a user asks for it; "auto" goes by the type of the labels."""
 

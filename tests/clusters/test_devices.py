@@ -11,7 +11,7 @@ from cntk_pipeline.clusters import CLUSTERS, Executor
 from cntk_pipeline.clusters.cluster import slots_of_workers
 from cntk_pipeline.clusters.devices import VISIBLE, cores_of_worker, visible_devices
 from cntk_pipeline.clusters.ssh.host import make_worker
-from cntk_pipeline.clusters.ssh.messages import Order
+from cntk_pipeline.clusters.ssh.messages import Assignment
 from cntk_pipeline.clusters.table import idle_options, require_devices
 from cntk_pipeline.config import ClusterConfig
 from cntk_pipeline.errors import ConfigError
@@ -104,6 +104,6 @@ def devices_of_workers(executor: Executor) -> dict[int, str | None]:
 
 def test_workers_of_a_host_have_a_card_each_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "7,3")
-    order = Order({}, (), "host", None, "", "tcp://127.0.0.1:1", None, 1, "auto", 2)
-    assert Order.read(order.line().encode()) == order
-    assert [make_worker(order, "127.0.0.1", number).env[VISIBLE] for number in (0, 1)] == ["7", "3"]
+    assignment = Assignment({}, (), "host", None, "", "tcp://127.0.0.1:1", None, 1, "auto", 2)
+    assert Assignment.read(assignment.line().encode()) == assignment
+    assert [make_worker(assignment, "127.0.0.1", number).env[VISIBLE] for number in (0, 1)] == ["7", "3"]

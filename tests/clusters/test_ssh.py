@@ -17,7 +17,7 @@ from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.ssh.executor import shares
 from cntk_pipeline.clusters.ssh.host import Pulse
 from cntk_pipeline.clusters.ssh.login import Host
-from cntk_pipeline.clusters.ssh.messages import Announcement, Order
+from cntk_pipeline.clusters.ssh.messages import Announcement, Assignment
 from cntk_pipeline.clusters.ssh.options import SshOptions
 from cntk_pipeline.clusters.ssh.remote import Remote, Remotes
 from cntk_pipeline.clusters.ssh.submitter import _run as ask_host
@@ -167,8 +167,8 @@ def test_bytes_that_are_no_text_do_not_end_a_host(stream: str) -> None:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     server = asyncio.run_coroutine_threadsafe(listen(), loop).result(30)
-    order = Order({}, (), "here", None, "127.0.0.1:0", "tls://host:2", 2, 1, "auto")
-    remote = Remote(Loopback("here", "here", None, server.get_port()), order)
+    assignment = Assignment({}, (), "here", None, "127.0.0.1:0", "tls://host:2", 2, 1, "auto")
+    remote = Remote(Loopback("here", "here", None, server.get_port()), assignment)
     remotes = Remotes("python")
     try:
         remotes.start_workers([remote], None)

@@ -284,3 +284,21 @@ def test_a_garbled_archive_raises_nothing_but_data_errors(tmp_path, write):
         path.write_bytes(garble(content, random))
         with contextlib.suppress(DataError):
             load("npz", str(path))
+
+
+@pytest.mark.parametrize("key", ["x", "x_train"])
+def test_labels_may_be_a_file_of_their_own(tmp_path, key):
+    images = np.random.default_rng(1).random((4, 6, 5))
+    labels = {"labels": str(tmp_path / "y.npy")}
+    np.savez(tmp_path / "only.npz", **{key: images}, x_test=images[:1])
+    np.save(tmp_path / "y.npy", np.array(["a", "b", "b", "a"]))
+    data = load("npz", str(tmp_path / "only.npz"), options=labels)
+    np.testing.assert_array_equal(data.train.images[..., 0], images)
+    assert data.train.labels.tolist() == [0, 1, 1, 0]
+    assert data.classes == ("a", "b")
+    assert data.test.labels is None
+    np.savez(tmp_path / "both.npz", x=images, y=[0, 1, 1, 0])
+    with pytest.raises(DataError, match=r"both\.npz: holds y, so that data\.labels names other labels"):
+        load("npz", str(tmp_path / "both.npz"), options=labels)
+    with pytest.raises(DataNotFound, match=r"expected a file of labels \(data\.labels\) at .*none\.npy"):
+        load("npz", str(tmp_path / "only.npz"), options={"labels": str(tmp_path / "none.npy")})

@@ -599,6 +599,12 @@ def test_what_does_not_fit_the_fit_is_named() -> None:
     images = KernelClassifier(CONVOLUTIONAL).fit(X.reshape(-1, 8, 8, 1), Y)
     with pytest.raises(ValueError, match=r"samples of shape \(8, 4, 2\), but the fit was given .* \(8, 8, 1\)"):
         images.predict(X.reshape(-1, 8, 4, 2))
+    with pytest.raises(ValueError, match=r"samples of shape \(2, 8, 4\), but the fit was given .* \(8, 8, 1\)"):
+        images.predict(X.reshape(-1, 2, 8, 4))
+    with pytest.raises(ValueError, match=r"needs images of shape \(H, W, C\), got vectors of shape \(9,\)"):
+        images.predict(X[:, :9])
+    with pytest.raises(ValueError, match=r"samples of shape \(8, 8, 1\), but the fit was given .* \(64,\)"):
+        model.predict(X.reshape(-1, 8, 8, 1))
     given = KernelRegressor("precomputed")
     with pytest.raises(ValueError, match=r"asks for a square kernel matrix .* got shape \(20, 64\)"):
         given.fit(X, Y)

@@ -123,12 +123,14 @@ def test_labels_may_be_a_column_of_text_of_pandas(tmp_path: Path, arrays: dict) 
 
 
 def test_what_is_wrong_is_refused_and_nothing_written(tmp_path: Path, arrays: dict) -> None:
-    place = {"store__path": tmp_path / "run", "progress": False}
+    place = {"store__path": tmp_path / "runs" / "run", "progress": False}
     for workflow, given, error, message in (
         (3, {}, ConfigError, "a workflow is the name of a TOML file, a dictionary of tables or a RunConfig, got int"),
         (TABLES, {"ridges": [1]}, ConfigError, "takes values of a workflow as section__key=value, got ridges; write"),
         (TABLES, {"solve__rigdes": [1.0]}, ConfigError, "unknown key solve.rigdes: did you mean 'ridges'"),
-        (TABLES, {"data": {"x_train": arrays["x_train"]}}, DataError, "add y_train"),
+        (TABLES, {"data": arrays, "solve__rigdes": [1.0]}, ConfigError, "unknown key solve.rigdes"),
+        (TABLES, {"data": arrays, "data__train": 5000}, ConfigError, "^data: expected data.train from 1 to"),
+        (TABLES, {"data": {"x_train": arrays["x_train"]}}, DataError, "^data: expected the keys .* add y_train"),
         (TABLES, {"data": [1, 2]}, DataError, r"data is a dictionary of arrays like .*, got list"),
         (
             TABLES,

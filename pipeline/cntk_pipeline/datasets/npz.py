@@ -36,6 +36,8 @@ class Npz(Loader):
     ----------
     path : str
         The file.
+    labels : str, optional
+        An ``.npy`` file of the training labels, where the archive holds none.
     layout : {"channels_last", "channels_first", "sequences"}
         What the axes are: images (n, H, W, C), images (n, C, H, W), or sequences of T steps, (n, T, C) or, of one
         channel, (n, T). Sequences become images of one row, (n, 1, T, C).
@@ -50,12 +52,20 @@ class Npz(Loader):
         It is not such an archive, lacks a key, or holds unusable arrays (see `Dataset`).
     """
 
+    PLACES: ClassVar[tuple[str, ...]] = ("path", "labels")
+
+    labels: str | None = None
     layout: Layout = "channels_last"
 
     def load(self) -> Dataset:
         """Read the arrays and check them."""
         path = existing_path(self.path, "npz", "an .npz file")
-        return dataset_of(_read_archive(path), f"npz {path}", path, self.task, self.layout)
+        arrays = _read_archive(path)
+        if self.labels is not None:
+            if held := {"y", "y_train"} & arrays.keys():
+                raise DataError(f"{path}: holds {min(held)}, so that data.labels names other labels: leave one out")
+            arrays["y_train"] = _read_file(existing_path(self.labels, "npz", "a file of labels (data.labels)"))
+        return dataset_of(arrays, f"npz {path}", path, self.task, self.layout)
 
 
 @final

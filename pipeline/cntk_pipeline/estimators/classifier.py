@@ -13,10 +13,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cntk_pipeline.datasets.preprocessing import one_hot_targets
 from cntk_pipeline.errors import DataError
-from cntk_pipeline.estimators.fitted import CentreChoice, as_before_on_failure, fit_samples
+from cntk_pipeline.estimators.fitted import as_before_on_failure, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
 from cntk_pipeline.inputs import describe_objects, require_no_bytes, require_no_missing, require_plain
 from cntk_pipeline.layers import Layer
+from cntk_pipeline.models import CentreChoice
 from cntk_pipeline.regression.arguments import RidgeMode
 from cntk_pipeline.regression.probabilities import fit_probabilities
 

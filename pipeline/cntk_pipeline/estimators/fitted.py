@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from cntk_pipeline.estimators.source import PRECOMPUTED, KernelSource
 from cntk_pipeline.inputs import is_number, is_whole_number, short_repr
 from cntk_pipeline.kernels.program import Array
 from cntk_pipeline.layers.normalization import find_dropout
+from cntk_pipeline.models import CentreChoice
 from cntk_pipeline.regression.arguments import AUTO_RIDGES, require_ridge_mode
 from cntk_pipeline.regression.centres import FittedCentres, fit_centres
 from cntk_pipeline.regression.fitting import Fitted, fit
 from cntk_pipeline.regression.pivots import Rows, choose_centres
 
-CentreChoice = Literal["first", "random", "rpcholesky"]
-CHOICES: tuple[CentreChoice, ...] = ("first", "random", "rpcholesky")
+CHOICES = get_args(CentreChoice)
 
 
 @contextlib.contextmanager

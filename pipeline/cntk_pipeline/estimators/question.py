@@ -179,8 +179,8 @@ def _require_network(network: Any) -> None:
         return
     if isinstance(network, str):
         raise ValueError(
-            f"there is no network {network!r}: give a layer, like layers.presets.cntk(3, pooling='gap'), or "
-            "'precomputed' and kernel matrices in place of X"
+            f"there is no network {network!r}: give a layer, like layers.presets.cntk(3, pooling='gap'); "
+            "KernelClassifier and KernelRegressor take 'precomputed' too, and kernel matrices in place of X"
         )
     if isinstance(network, Sequence) and network and all(isinstance(each, Layer) for each in network):
         raise TypeError("network must be one layer, got a list of layers: give Sequential(*layers)")

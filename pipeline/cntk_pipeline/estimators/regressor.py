@@ -10,10 +10,11 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from cntk_pipeline.estimators.fitted import CentreChoice, as_before_on_failure, fit_samples
+from cntk_pipeline.estimators.fitted import as_before_on_failure, fit_samples
 from cntk_pipeline.estimators.source import KernelSource, is_precomputed, read_samples
 from cntk_pipeline.inputs import require_no_missing, require_plain, require_real_targets, require_squares
 from cntk_pipeline.layers import Layer
+from cntk_pipeline.models import CentreChoice
 from cntk_pipeline.regression.arguments import MEASURED_RIDGES, RidgeMode
 from cntk_pipeline.regression.centres import FittedCentres
 from cntk_pipeline.regression.posterior import signal_variance

@@ -1,5 +1,6 @@
 """Where an estimator's kernel comes from: a network, a memory, or matrices that the user gives."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,11 +91,6 @@ class KernelSource:
         """Whether samples are sequences of unequal lengths."""
         return self.question is not None and takes_unequal_steps([self.question.network])
 
-    def fitted_otherwise(self, x: npt.ArrayLike, features: int) -> bool:
-        """Tell whether of features and images of ``image_shape`` one was fitted, and the other one is given now."""
-        shape = None if self.question is None else self.question.image_shape
-        return shape is not None and (np.ndim(x) > 2 or features != np.prod(shape))
-
     def samples(self, x: Array, name: str = "X") -> Array:
         """Make a network's inputs of features; a kernel matrix stays.
 
@@ -164,14 +160,13 @@ def read_samples(estimator: Any, source: KernelSource, x: npt.ArrayLike) -> Arra
         If they differ in shape from the samples of the fit otherwise.
     """
     numbers = source.needed_numbers
-    # scikit-learn takes steps for features, and rows of images.
-    if (source.takes_unequal_steps and np.ndim(x) == 3) or source.fitted_otherwise(x, estimator.n_features_in_):
+    shape = estimator.X_fit_.shape[1:]
+    ndim = (x if hasattr(x, "ndim") else np.asarray(x)).ndim
+    if source.question is None or (ndim <= 2 and estimator.n_features_in_ == math.prod(shape)):
+        values = validate_data(estimator, x, dtype="numeric", reset=False, ensure_all_finite=numbers)
+    else:  # scikit-learn would take steps for features, and rows of images
         values = check_array(x, dtype="numeric", allow_nd=True, ensure_all_finite=numbers, estimator=estimator)
-    else:
-        values = validate_data(
-            estimator, x, dtype="numeric", allow_nd=source.question is not None, reset=False, ensure_all_finite=numbers
-        )
-    samples, shape = source.samples(values), estimator.X_fit_.shape[1:]
+    samples = source.samples(values)
     if source.question is not None and not _agree(source, samples.shape[1:], shape):
         raise ValueError(f"X has samples of shape {samples.shape[1:]}, but the fit was given samples of shape {shape}")
     return np.asarray(samples)

@@ -118,7 +118,7 @@ def _without_absent(module: nn.Module, place: Place, weights: str = "present", s
 
 
 def _gated(module: nn.Module, place: Place) -> nn.Module:
-    """Put 0 at absent positions behind a module; ``place`` is the one behind it."""
+    """Set the module's output to 0 at absent positions; ``place`` describes that output."""
     return module if place.here is None else nn.Sequential(module, Weighing(place.here, "present"))
 
 

@@ -21,8 +21,8 @@ NO_NAMES = ("file", "allow_pickle")
 def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
     """Store arrays in a run directory for a ``with`` block that begins the run; yield the archive's path.
 
-    The archive is named by its content, so that arrays of another call never take its place. It is deleted again where
-    the call is refused before the run's workflow names it.
+    The archive is named by its content, so that arrays of another call never take its place. Where the call is refused
+    before the run's workflow names it, it is deleted again with the folders made for it, and the error calls it "data".
 
     Parameters
     ----------
@@ -47,18 +47,22 @@ def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
     folder = place / ARRAYS
     path = folder / f"{hashlib.sha256(content).hexdigest()[:16]}.npz"
     is_new = not path.exists()
+    where = Path(path.absolute())
+    made = [parent for parent in where.parents if not parent.exists()]
     if is_new:
         path.create_whole(content)
     elif path.size() != len(content) or path.read_bytes(len(content)) != content:  # it was damaged
         path.write_whole(content)
     try:
-        yield Path(path.absolute())
-    except PipelineError:
+        yield where
+    except PipelineError as error:
         if is_new and not _is_named(path.name, place):
             path.unlink(missing_ok=True)
-            for empty in (folder, place):
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # a folder that holds other files stays, and so do its parents
+                for empty in made:
                     empty.rmdir()
+            message, *others = error.args
+            error.args = (str(message).replace(f"npz {where}", "data").replace(str(where), "data"), *others)
         raise
 
 

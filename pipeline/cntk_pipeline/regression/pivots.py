@@ -109,7 +109,10 @@ def _choose(
     smallest: Array,
     random: np.random.RandomState,
 ) -> Block:
-    """Choose the samples of a block among rows whose first ``taken`` are in it already; ``proposed`` counts behind."""
+    """Choose the samples of a block.
+
+    The first ``taken`` rows are chosen already; ``proposed`` are candidates, numbered after them.
+    """
     left, columns = np.diagonal(kernel).astype(np.float64), np.zeros((len(rows), width))
     chosen: list[int] = []
 

@@ -528,10 +528,10 @@ class RunDirectory:
     def set_aside(self, paths: Iterable[StorePath]) -> list[StorePath]:
         """Move files to quarantine, together; return the files that existed."""
         folder = self.path / "quarantine" / uuid.uuid4().hex[:8]
-        there = [path for path in paths if path.exists()]
-        for path in there:
+        existing = [path for path in paths if path.exists()]
+        for path in existing:
             path.move_to(folder / str(path).removeprefix(f"{self.path}/"))
-        return there
+        return existing
 
     def sweep(self) -> int:
         """Delete files and folders that killed writers left half-written; return their number."""

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from cntk_pipeline.config import DEFAULT_ENGINE
 from cntk_pipeline.errors import StoreError
-from cntk_pipeline.models import STRICT, Count, Json, Positive, TaskName
+from cntk_pipeline.models import STRICT, CentreChoice, Count, Json, Positive, TaskName
 from cntk_pipeline.storage import StorePath
 from cntk_pipeline.storage.records import Record
 from cntk_pipeline.tiling import MOST_TILES, Cut, block_width, count_tiles
@@ -121,7 +121,7 @@ class CentreSpecification:
     """
 
     count: Positive
-    choice: Literal["first", "random", "rpcholesky"]
+    choice: CentreChoice
     seed: Count | None = None
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
 

@@ -147,9 +147,9 @@ class StoredData:
             return [self.path / GROUP_RECORD]
         found = []
         for array in map(TiledArray, (self.path / name for name in self.names)):
-            there = (array.path / "c").listing()
+            listing = (array.path / "c").listing()
             for index in _indices(array):
-                listed = there.get("/".join(map(str, index)))
+                listed = listing.get("/".join(map(str, index)))
                 if listed is None or listed.bytes != array.chunk_bytes:
                     found.append(array.chunk_path(*index))
         return found

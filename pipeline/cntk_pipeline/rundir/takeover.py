@@ -128,8 +128,8 @@ class _Source:
         old_solves, solves = self.twins.old.solves(), self.twins.run.solves()
         for stage in sorted(stages, key=lambda stage: stage.solve):
             mine, old_stages = solves[stage.solve], self._receipts.stages()
-            there = {other.solve for other in old_stages if other.kind == stage.kind}
-            kept = sorted(there & old_solves.keys())  # users may delete a folder of solves; its receipts stay
+            recorded = {other.solve for other in old_stages if other.kind == stage.kind}
+            kept = sorted(recorded & old_solves.keys())  # users may delete a folder of solves; its receipts stay
             for its in (old_solves[name] for name in kept if stage.solve not in self.twins.solves):
                 asked = _asked_of(its, its["readout"]) == _asked_of(mine, self.twins.readouts.get(mine["readout"]))
                 if asked and self.twins.leading_rows(its["tile"], self.twins.growth.train):

@@ -19,7 +19,7 @@ class IterationForecast:
     tasks : int
         Products, and the step after them.
     read_bytes : int
-        Of the kernel's lower tiles, each read once; of those that are stored.
+        Of the stored lower tiles of the kernel, each read once.
     product_seconds : float
         Core-seconds of all products, on any number of slots, and of the tiles that are computed.
     step_seconds : float

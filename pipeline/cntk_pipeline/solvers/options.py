@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from cntk_pipeline.config import Section, parse_bytes
+from cntk_pipeline.models import CentreChoice
 from cntk_pipeline.solvers.systems import Method
 
 DEFAULT_TOLERANCE, DEFAULT_MAX_ITERATIONS = 1e-10, 1000
@@ -122,7 +123,7 @@ class CentresOptions(Section):
     """
 
     centres: int = Field(ge=1)
-    centre_choice: Literal["first", "random", "rpcholesky"] = "first"
+    centre_choice: CentreChoice = "first"
     centre_seed: int | None = Field(default=None, ge=0, lt=2**32)
     centres_tolerance: float | None = Field(default=None, gt=0, lt=1)
     centre_jitter: float = Field(default=0.0, ge=0, lt=1)

@@ -50,7 +50,7 @@ def prepare_worker(
     run_path: str, versions: dict[str, str], code: UserCode | None, computes: bool = False, test_kernel: bool = False
 ) -> None:
     """Prepare a process that computes tiles; parameters and errors as in `gram.prepare_worker`, `reserve_buffers`."""
-    forget_tiles()  # an earlier driver's solves may have had other options beside the result
+    forget_tiles()  # an earlier driver may have used other values of the options that do not change the result
     reserve_buffers()
     gram.prepare_worker(run_path, versions, code, computes, test_kernel)
 

@@ -117,7 +117,7 @@ def load_jobqueue() -> Any:
         )
 
     class JobsOfWorkers(SLURMCluster):  # type: ignore[misc]
-        """A cluster whose jobs find the certificates in their own words, quoted; Dask would add them as they are."""
+        """A cluster whose jobs take the certificates from our own quoted arguments; Dask would add unquoted ones."""
 
         job_cls = JobOfWorker
 

@@ -29,7 +29,7 @@ def hosts_named(config: ClusterConfig) -> int | None:
 def slots_of_hosts(config: ClusterConfig) -> int:
     """Count the tiles that the workers compute at once: where each card has one, those of all hosts."""
     if config.workers is None and config.gpus_per_node is not None:
-        hosts = hosts_named(config) or 1  # a forecast may be of a table without hosts; no run is
+        hosts = hosts_named(config) or 1  # a plan may read a table without hosts; a run refuses it
         return hosts * config.gpus_per_node * config.threads_per_worker
     return slots_of_workers(config)
 

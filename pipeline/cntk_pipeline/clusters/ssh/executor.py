@@ -22,7 +22,7 @@ from cntk_pipeline.clusters.dask.executor import ExecutorTraits, count_workers, 
 from cntk_pipeline.clusters.dask.settings import SETTINGS
 from cntk_pipeline.clusters.dask.signing import make_pem
 from cntk_pipeline.clusters.ssh.login import parse_hosts
-from cntk_pipeline.clusters.ssh.messages import Order
+from cntk_pipeline.clusters.ssh.messages import Assignment
 from cntk_pipeline.clusters.ssh.options import EXTRA, SshOptions
 from cntk_pipeline.clusters.ssh.remote import LAST_DELAY_SECONDS, Remote, Remotes
 from cntk_pipeline.config import ClusterConfig
@@ -47,7 +47,7 @@ def open_ssh(config: ClusterConfig, prepare: Callable[[], None], stop: threading
     hosts = parse_hosts(options.hosts)
     EXTRA.require('the "ssh" cluster')
     pem = make_pem() if config.tls else ()
-    order = Order(
+    assignment = Assignment(
         settings=SETTINGS,
         pem=pem,
         name="scheduler",
@@ -61,11 +61,11 @@ def open_ssh(config: ClusterConfig, prepare: Callable[[], None], stop: threading
     )
     remotes = Remotes(options.python or sys.executable)
     try:
-        address = remotes.start_scheduler(Remote(hosts[0], order), stop)
+        address = remotes.start_scheduler(Remote(hosts[0], assignment), stop)
         remotes.start_workers(
             [
                 # Two ports of one machine are two hosts: a number tells their workers apart.
-                Remote(host, replace(order, name=f"{number}-{host.name}", scheduler=address, workers=share))
+                Remote(host, replace(assignment, name=f"{number}-{host.name}", scheduler=address, workers=share))
                 for number, (host, share) in enumerate(zip(hosts, shares(config.workers, len(hosts)), strict=True))
                 if share != 0
             ],

@@ -22,7 +22,7 @@ from distributed.utils import get_ip_interface
 
 from cntk_pipeline.clusters.dask.clock import keep_steady
 from cntk_pipeline.clusters.devices import VISIBLE, cores_of_worker, visible_devices
-from cntk_pipeline.clusters.ssh.messages import Announcement, Order
+from cntk_pipeline.clusters.ssh.messages import Announcement, Assignment
 from cntk_pipeline.resources import worker_count, worker_memory
 
 SILENCE_SECONDS = 120.0
@@ -58,54 +58,54 @@ def bind_address(interface: str | None) -> str:
     return client_and_server[2] if len(client_and_server) == 4 else str(distributed.utils.get_ip())
 
 
-def make_scheduler(order: Order, host: str) -> Any:
-    """Make the scheduler, not yet started; it listens on ``host``, its dashboard at the address in the order."""
+def make_scheduler(assignment: Assignment, host: str) -> Any:
+    """Make the scheduler, not yet started; it listens on ``host``, its dashboard at the address in the assignment."""
     return distributed.Scheduler(
-        host=host, protocol=order.protocol, security=order.security, dashboard_address=order.dashboard
+        host=host, protocol=assignment.protocol, security=assignment.security, dashboard_address=assignment.dashboard
     )
 
 
-def make_worker(order: Order, host: str, number: int) -> Any:
+def make_worker(assignment: Assignment, host: str, number: int) -> Any:
     """Make a worker's nanny, not yet started; it listens on ``host``, its metrics on the loopback.
 
     ``number`` counts the workers of this host. With the number goes a graphics card, where they have one each.
     """
     return distributed.Nanny(
-        order.scheduler,
-        name=f"{order.name}-{number}",
-        nthreads=order.threads,
-        memory_limit=worker_memory(order.memory_limit, cores_of_worker(order.threads, order.gpus)),
+        assignment.scheduler,
+        name=f"{assignment.name}-{number}",
+        nthreads=assignment.threads,
+        memory_limit=worker_memory(assignment.memory_limit, cores_of_worker(assignment.threads, assignment.gpus)),
         host=host,
-        protocol=order.protocol,
-        security=order.security,
+        protocol=assignment.protocol,
+        security=assignment.security,
         dashboard_address="127.0.0.1:0",
-        env={VISIBLE: visible_devices(order.gpus)[number]} if order.gpus else None,
+        env={VISIBLE: visible_devices(assignment.gpus)[number]} if assignment.gpus else None,
     )
 
 
-async def serve(order: Order, pulse: Pulse, tell: Callable[[Announcement], None]) -> None:
+async def serve(assignment: Assignment, pulse: Pulse, tell: Callable[[Announcement], None]) -> None:
     """Run the ordered servers, announce their address, and end when the driver or the scheduler is gone."""
-    host = bind_address(order.interface)
-    if order.scheduler is None:
-        async with make_scheduler(order, host) as scheduler:
+    host = bind_address(assignment.interface)
+    if assignment.scheduler is None:
+        async with make_scheduler(assignment, host) as scheduler:
             tell(Announcement(scheduler.address, 0))
             await _first_of(scheduler.finished(), pulse.stops())
         return
-    count = worker_count(order.workers or order.gpus, order.threads)
-    nannies = [make_worker(order, host, number) for number in range(count)]
+    count = worker_count(assignment.workers or assignment.gpus, assignment.threads)
+    nannies = [make_worker(assignment, host, number) for number in range(count)]
     try:
         await asyncio.gather(*nannies)
         tell(Announcement(host, len(nannies)))
-        await _first_of(pulse.stops(), *(_keep(nannies, order, host, number) for number in range(len(nannies))))
+        await _first_of(pulse.stops(), *(_keep(nannies, assignment, host, number) for number in range(len(nannies))))
     finally:
         await asyncio.gather(*(nanny.close() for nanny in nannies), return_exceptions=True)
 
 
-async def _keep(nannies: list[Any], order: Order, host: str, number: int) -> None:
+async def _keep(nannies: list[Any], assignment: Assignment, host: str, number: int) -> None:
     """Replace a nanny that ends, as it does when its worker loses the scheduler; fail if that stays away."""
     while True:
         await nannies[number].finished()
-        nannies[number] = make_worker(order, host, number)
+        nannies[number] = make_worker(assignment, host, number)
         await nannies[number]
 
 
@@ -122,18 +122,18 @@ async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 
 def main() -> None:
-    """Read the order and serve it."""
+    """Read the assignment and serve it."""
     # Without a buffer: a thread that waits for the lock of a buffer would abort the interpreter at its end.
     driver = io.FileIO(sys.stdin.fileno(), closefd=False)
-    order = Order.read(driver.readline())
+    assignment = Assignment.read(driver.readline())
 
     def tell(announcement: Announcement) -> None:
         sys.stdout.write(json.dumps(asdict(announcement)) + "\n")
         sys.stdout.flush()
 
     keep_steady()  # for the nannies; the driver does the same in the scheduler and the workers
-    with dask.config.set(order.settings):
-        asyncio.run(serve(order, Pulse(driver, SILENCE_SECONDS), tell))
+    with dask.config.set(assignment.settings):
+        asyncio.run(serve(assignment, Pulse(driver, SILENCE_SECONDS), tell))
 
 
 if __name__ == "__main__":

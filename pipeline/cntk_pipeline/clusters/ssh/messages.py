@@ -1,4 +1,4 @@
-"""The order of the driver of an "ssh" cluster to a host, and the host's answer, each in one line of JSON."""
+"""The assignment of the driver of an "ssh" cluster to a host, and the host's answer, each in one line of JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -20,8 +20,8 @@ BEAT_SECONDS = 10.0
 
 @with_config(STRICT)
 @dataclass(frozen=True)
-class Order:
-    """The order of the driver to a host.
+class Assignment:
+    """The assignment of the driver to a host.
 
     Attributes
     ----------
@@ -57,17 +57,17 @@ class Order:
     gpus: int | None = None
 
     def line(self) -> str:
-        """Write the order as one line."""
+        """Write the assignment as one line."""
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
-    def read(cls, line: bytes) -> "Order":
-        """Read an order from its line."""
-        return _ORDER.parse(line, "the order of the driver")
+    def read(cls, line: bytes) -> "Assignment":
+        """Read an assignment from its line."""
+        return _ASSIGNMENT.parse(line, "the assignment of the driver")
 
     @property
     def security(self) -> "Security | None":
-        """Return the certificates of the order, for Dask; None without encryption."""
+        """Return the certificates of the assignment, for Dask; None without encryption."""
         from cntk_pipeline.clusters.dask.certificates import security_of
 
         return security_of(*self.pem) if self.pem else None
@@ -95,5 +95,5 @@ class Announcement:
     workers: int
 
 
-_ORDER: Record[Order] = Record(Order, _SAME_VERSION)
+_ASSIGNMENT: Record[Assignment] = Record(Assignment, _SAME_VERSION)
 ANNOUNCEMENT: Record[Announcement] = Record(Announcement, _SAME_VERSION)

@@ -12,7 +12,7 @@ from typing import Any
 
 from cntk_pipeline.clusters.base import require_no_stop
 from cntk_pipeline.clusters.ssh.login import START_SECONDS, Host
-from cntk_pipeline.clusters.ssh.messages import ANNOUNCEMENT, BEAT_SECONDS, Announcement, Order
+from cntk_pipeline.clusters.ssh.messages import ANNOUNCEMENT, BEAT_SECONDS, Announcement, Assignment
 from cntk_pipeline.errors import WorkersLost
 
 FIRST_DELAY_SECONDS, LAST_DELAY_SECONDS = 1.0, 60.0
@@ -27,7 +27,7 @@ KEPT_LINES = 5
 
 @dataclass
 class Remote:
-    """A host with its order and its state.
+    """A host with its assignment and its state.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Remote:
     """
 
     host: Host
-    order: Order
+    assignment: Assignment
     announced: Announcement | None = None
     problem: str = ""
     said: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
@@ -165,7 +165,7 @@ class Remotes:
 
 
 async def _follow(remote: Remote, process: Any) -> None:
-    """Give a process its order, take its announcement, and stay until its output ends."""
+    """Give a process its assignment, take its announcement, and stay until its output ends."""
 
     async def drain(stream: Any) -> None:
         async for line in stream:
@@ -176,7 +176,7 @@ async def _follow(remote: Remote, process: Any) -> None:
             await asyncio.sleep(BEAT_SECONDS)
             process.stdin.write("\n")
 
-    process.stdin.write(remote.order.line())
+    process.stdin.write(remote.assignment.line())
     draining, beating = asyncio.ensure_future(drain(process.stderr)), asyncio.ensure_future(beat())
     try:
         first = await process.stdout.readline()

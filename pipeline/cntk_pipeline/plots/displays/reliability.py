@@ -76,10 +76,10 @@ class Reliability(Display):
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         width, centres = 1 / BINS, (np.arange(BINS) + 0.5) / BINS
         upper.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="confidence as accuracy")
-        there = self.counts > 0
-        errors = np.sqrt(self.accuracy * (1 - self.accuracy) / np.maximum(self.counts, 1))[there]
+        filled = self.counts > 0
+        errors = np.sqrt(self.accuracy * (1 - self.accuracy) / np.maximum(self.counts, 1))[filled]
         upper.errorbar(
-            self.confidence[there], self.accuracy[there], errors, color=COLOURS[0], marker="o", capsize=2,
+            self.confidence[filled], self.accuracy[filled], errors, color=COLOURS[0], marker="o", capsize=2,
             label=f"test images, error {100 * self.error:.2f}%",
         )  # fmt: skip
         upper.set_ylabel("accuracy")
