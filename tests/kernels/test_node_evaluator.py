@@ -215,6 +215,14 @@ def test_a_variance_of_a_sum_that_is_zero_may_be_negative_by_rounding(layer):
     assert np.isfinite(kernel_diagonal(mixed, opposites, kind="nngp")).all()
 
 
+def test_weights_without_an_activation_are_as_many_as_a_network_may_have(packed):
+    """Sums over neighbours and nodes go before them: by recursion, Python's limit was an error."""
+    weights = Dense(w_std=1.0)
+    readout = (Aggregate(), Relu(), weights, Repeat(weights, 1000), GlobalSumPool(), weights)
+    many, few = Sequential(weights, Repeat(weights, 1000), *readout), Sequential(weights, *readout[:3], *readout[-2:])
+    assert np.array_equal(kernel_matrix(many, packed, kind="nngp"), kernel_matrix(few, packed, kind="nngp"))
+
+
 # Refusals.
 
 

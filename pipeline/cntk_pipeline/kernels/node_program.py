@@ -86,29 +86,33 @@ class NodeGraph(NetworkGraph):
     """
 
     def aggregate(self, source: int, average: bool) -> int:
-        inner = self._before_weights(source, average)
-        if inner < 0:
-            return super().aggregate(source, average)
-        return self._weigh_again(source, self.aggregate(inner, average))
+        weights, inner = self._split_weights(source, average)
+        return self._weigh_again(weights, super().aggregate(inner, average))
 
     def pool(
         self, source: int, rows: Windows, columns: Windows, scale: float = 1.0, normalize_edges: bool = False
     ) -> int:
-        inner = self._before_weights(source, normalize_edges)
-        if inner < 0:
-            return super().pool(source, rows, columns, scale, normalize_edges)
-        return self._weigh_again(source, self.pool(inner, rows, columns, scale, normalize_edges))
+        weights, inner = self._split_weights(source, normalize_edges)
+        return self._weigh_again(weights, super().pool(inner, rows, columns, scale, normalize_edges))
 
-    def _before_weights(self, source: int, average: bool) -> int:
-        """Return the source of weights that may change places with sums or, with ``average``, with means; else -1."""
-        node = self.nodes[source]
-        fits = node.code is Code.WEIGH and (average or node.bias == node.extra == 0)
-        return node.sources[0] if fits else -1
+    def _split_weights(self, source: int, average: bool) -> tuple[list[int], int]:
+        """Return the weights, last first, that may change places with sums or, with ``average``, means; and a source.
 
-    def _weigh_again(self, weights: int, source: int) -> int:
-        node, behind = self.nodes[weights], self.nodes[source]
-        moved = replace(node, sources=(source,), stage=behind.result, result=behind.result, grid=behind.grid)
-        return self.add_node(moved)
+        The source is that of the first of them.
+        """
+        weights = []
+        while True:
+            node = self.nodes[source]
+            if node.code is not Code.WEIGH or not (average or node.bias == node.extra == 0):
+                return weights, source
+            weights.append(source)
+            source = node.sources[0]
+
+    def _weigh_again(self, weights: list[int], source: int) -> int:
+        for k in reversed(weights):
+            stage, grid = self.nodes[source].result, self.nodes[source].grid
+            source = self.add_node(replace(self.nodes[k], sources=(source,), stage=stage, result=stage, grid=grid))
+        return source
 
 
 def lower_nodes(readouts: Sequence[tuple[Layer, str]], input_shape: tuple[int, ...]) -> NodeProgram:

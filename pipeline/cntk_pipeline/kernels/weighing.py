@@ -396,7 +396,7 @@ def statistics_function(function: type[ClosedForm], dtype: str) -> Any:
         height, width = place[_HEIGHT], place[_WIDTH]
         for i in range(height):
             for j in range(width):
-                # Where the mean over positions is 0, rounding makes the variance behind a pooling negative.
+                # Behind a pooling, and of a difference of positions, rounding makes a variance of 0 negative.
                 variance = load(variances, i * stride + j * LANES)
                 values = statistics(lanes.where_negative(variance, 0.0, variance), constants)
                 after = keep(values, statistics_out, (i * row + j) * LANES, step)

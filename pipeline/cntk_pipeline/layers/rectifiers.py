@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from cntk_pipeline.errors import LayerError
 from cntk_pipeline.inputs import is_number, short_repr
-from cntk_pipeline.layers.elementary import absolute, arc_cosine_halves, clip_correlation, inverse_root, square_root
+from cntk_pipeline.layers.elementary import arc_cosine_halves, clip_correlation, inverse_root, square_root
 from cntk_pipeline.layers.pointwise import ClosedForm
 
 
@@ -89,14 +89,14 @@ class Abs(ClosedForm):
 class AbsDifference(ClosedForm):
     """``(E|d d'| - E[d d']) / 2`` of differences d, d' of positions: what `MaxPool` adds to the products of like ones.
 
-    Its own variance is 0. That of a difference is one itself, and rounding may make a 0 negative.
+    Its own variance is 0.
     """
 
     statistic_count: ClassVar[int] = 2
 
     @staticmethod
     def statistics(variance: Any, constants: Any) -> tuple[Any, ...]:
-        return inverse_root(variance), square_root(absolute(variance)), 0.0 * variance
+        return inverse_root(variance), square_root(variance), 0.0 * variance
 
     @staticmethod
     def dual(covariance: Any, x: Any, z: Any, constants: Any) -> tuple[Any, Any]:
