@@ -100,7 +100,7 @@ class NodeGraph(NetworkGraph):
 
         The source is that of the first of them.
         """
-        weights = []
+        weights: list[int] = []
         while True:
             node = self.nodes[source]
             if node.code is not Code.WEIGH or not (average or node.bias == node.extra == 0):
