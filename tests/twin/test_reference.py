@@ -8,7 +8,7 @@ from support.networks import GOLDEN, GOLDEN_2, PeerPositions, PowerDecay
 from support.tolerances import assert_kernels_close, tolerance
 
 from cntk_pipeline.errors import LayerError
-from cntk_pipeline.layers import LAYERS, Conv, Relu, Sequential, Shape
+from cntk_pipeline.layers import LAYERS, Conv, Dense, GlobalAvgPool, Relu, Sequential, Shape
 from twin import reference
 
 # In these each pair of images is thousands of integrals: two images on each side, an equal and an opposite pair
@@ -59,3 +59,11 @@ def test_the_naive_twin_has_the_values_of_neural_tangents(peer, name):
     for kind, forth, own in zip(("nngp", "ntk"), cross, symmetric, strict=True):
         assert_kernels_close(forth, peer[f"{name}/{kind}"][rows, columns], tolerance("float64").peer)
         assert_kernels_close(own, peer[f"{name}/{kind}_sym"][rows, rows], tolerance("float64").peer)
+
+
+def test_the_naive_twin_has_no_negative_variances():
+    """The mean over positions of each image is 0, so that the last bias is left; rounding makes a variance negative."""
+    half = np.random.default_rng(0).standard_normal((8, 1, 3, 2))
+    images = np.concatenate([half, -half], 2)
+    network = Sequential(Conv(1), GlobalAvgPool(), Dense(), Relu(), Dense(b_std=0.5))
+    assert_kernels_close(reference.evaluate_both(network, images)[0], np.full((8, 8), 0.25), 1e-12)
