@@ -111,7 +111,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     if given.out and given.out.exists():
         own = {row.readout for row in found}
-        found += [row for row in read_rows(given.out) if row.readout not in own]
+        try:
+            found += [row for row in read_rows(given.out) if row.readout not in own]
+        except (KeyError, ValueError):
+            sys.exit(f"error: {given.out} is not a table of record.py: give another file")
     with given.out.open("w", newline="") if given.out else sys.stdout as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(field.name for field in fields(Row))

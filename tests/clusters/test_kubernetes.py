@@ -150,7 +150,6 @@ def test_the_driver_to_apply_by_hand_drains_and_stays_away_after_a_cancel_as_a_s
     assert "--end-on-cancel" in by_hand["containers"][0]["command"]
 
 
-@pytest.mark.slow
 def pods_in(described: Any) -> list[Any]:
     """Find the security contexts of pods in a manifest."""
     if isinstance(described, list):
@@ -171,6 +170,7 @@ def test_no_start_of_a_pod_opens_the_files_of_a_claim_to_its_group() -> None:
     assert {pod.get("fsGroupChangePolicy") for pod in pods} == {"OnRootMismatch"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cancelled_ends_well_where_it_would_be_started_again(tmp_path: Path) -> None:
     """Seen to fail without the option: 130, upon which Kubernetes starts the driver anew, and that one computes on."""
     tables = {

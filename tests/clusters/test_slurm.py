@@ -16,6 +16,7 @@ from cntk_pipeline.clusters import CLUSTERS
 from cntk_pipeline.clusters.base import DRAIN_SECONDS
 from cntk_pipeline.clusters.slurm.directives import time_limit_seconds
 from cntk_pipeline.clusters.slurm.submitter import script
+from cntk_pipeline.clusters.submitter import JobStatus
 from cntk_pipeline.clusters.table import current_job
 from cntk_pipeline.config import RunConfig, load_cluster, parse_config
 from cntk_pipeline.errors import ConfigError, SubmissionFailed
@@ -322,6 +323,20 @@ def test_an_answer_of_sbatch_without_a_number_is_refused(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SubmissionFailed, match=rf"sbatch named no job, it said '{said}': if `squeue --me` shows one"):
         SUBMITTER.submit(LocalPath(tmp_path), config(), "")
+
+
+@pytest.mark.parametrize("banner", ["", "=====\\n  Welcome, 3 of you\\n"])
+def test_states_are_read_below_a_banner(banner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail: each job at its time limit was taken for one that was cancelled, and a running one for ended."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    lay(tmp_path, "squeue", f"printf '{banner}RUNNING|59:00|1:00:00\\n'")
+    assert SUBMITTER.cause(config()) == "limit"
+    lay(tmp_path, "squeue", f"printf '{banner}'")
+    lay(tmp_path, "sacct", f"printf '{banner}RUNNING\\n'")
+    assert SUBMITTER.standing(submission("slurm", "17")).state == "running"
+    lay(tmp_path, "sacct", f"printf '{banner}COMPLETED\\n'")
+    assert SUBMITTER.standing(submission("slurm", "17")) == JobStatus("gone", "has ended (COMPLETED)")
 
 
 def test_texts_of_slurm_in_another_encoding_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

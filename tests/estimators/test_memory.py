@@ -362,6 +362,16 @@ def test_graphs_below_the_range_of_the_dtype_have_the_values_that_they_have_with
     assert np.all(np.diag(found) > 0)
 
 
+def test_graphs_with_a_small_feature_are_kept(tmp_path: Path) -> None:
+    features = np.random.default_rng(0).standard_normal((4, 3, 2))
+    features[0, 0, 0] = 1e-22  # a number of float32, whose square is none
+    graphs = pack([np.ones((3, 3)) - np.eye(3)] * 4, features)
+    network = Sequential(Aggregate(), Dense(), Relu(), Dense(), GlobalSumPool())
+    fill_memory(tmp_path, [network], graphs)
+    assert list(tmp_path.rglob("*.npz"))
+    np.testing.assert_allclose(NetworkKernel(network, memory=tmp_path)(graphs), kernel_matrix(network, graphs), 1e-6)
+
+
 @pytest.mark.parametrize(
     ("place", "flag"), [(10, 99), (8, 1)], ids=["unknown way to compress", "encrypted"]
 )  # of an entry of an archive's directory

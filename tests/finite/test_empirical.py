@@ -11,7 +11,7 @@ from support.networks import GOLDEN
 from cntk_pipeline import finite, kernel_matrix
 from cntk_pipeline.errors import ConfigError, DataError, LayerError, NotFinite
 from cntk_pipeline.finite import empirical_kernel, empirical_kernels
-from cntk_pipeline.finite.calling import torch_by_itself
+from cntk_pipeline.finite.calling import require_no_draws, torch_by_itself
 from cntk_pipeline.finite.empirical import Draws, Products
 from cntk_pipeline.graphs import pack
 from cntk_pipeline.kernels import KINDS
@@ -458,6 +458,41 @@ def test_random_numbers_of_a_function_are_seen():
             empirical_kernel(drawing, inputs, kind="nngp")
     assert torch.equal(torch.get_rng_state(), before)
     np.testing.assert_allclose(empirical_kernel(module.eval(), VECTORS), VECTORS @ VECTORS.T + 1, rtol=1e-5)
+
+
+def test_random_numbers_of_another_thread_are_not_those_of_a_module():
+    """Seen to fail: a network trained beside it with dropout moved the generator, which is one for all threads."""
+    done = Event()
+
+    def draw():
+        while not done.is_set():
+            torch.rand(10)
+
+    thread = Thread(target=draw)
+    thread.start()
+    try:
+        for _ in range(200):
+            require_no_draws(torch.nn.Linear(6, 1), VECTORS[0])
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_module_may_take_a_derivative():
+    """Seen to fail: the module was called without gradients."""
+
+    class Force(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.energy = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+
+        def forward(self, x):
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)[0]
+
+    found = empirical_kernel(Force(), VECTORS)
+    assert np.isfinite(found).all()
+    assert np.all(np.diag(found) > 0)
 
 
 def test_a_module_of_numbers_that_numpy_does_not_have_is_refused():

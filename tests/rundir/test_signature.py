@@ -67,6 +67,8 @@ def test_a_tilde_in_the_name_of_the_key_is_the_home_folder(monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert signature.sign("purpose")
     assert (tmp_path / "home" / "key").is_file()
+    monkeypatch.setenv(signature.KEY_VARIABLE, "~nobody-of-this-name/key")
+    assert signature.key_path() is None
 
 
 def test_without_a_home_nothing_is_signed(monkeypatch: pytest.MonkeyPatch) -> None:

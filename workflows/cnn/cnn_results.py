@@ -171,13 +171,13 @@ def name_of(study: Study) -> str:
 
 
 def read_kernels(folder: Path) -> list[Kernel]:
-    """Read the kernels of a folder; none where there is no file."""
-    return [_parse(Kernel, row) for row in _read(folder / "kernels.csv")]
+    """Read the kernels of a folder; none where there is no file, or one of an earlier version, without ridges."""
+    return [_parse(Kernel, row) for row in _read(folder / "kernels.csv") if "ridge" in row]
 
 
 def read_flows(folder: Path) -> list[Flow]:
-    """Read the flows of a folder; none where there is no file."""
-    return [_parse(Flow, row) for row in _read(folder / "flows.csv")]
+    """Read the flows of a folder; none where there is no file, or one of an earlier version, without their end."""
+    return [_parse(Flow, row) for row in _read(folder / "flows.csv") if "trained_ends" in row]
 
 
 def read_networks(folder: Path) -> Done:

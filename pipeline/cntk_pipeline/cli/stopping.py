@@ -72,8 +72,9 @@ def stop_on_signals(say: Callable[[str], None], drain_seconds: float) -> Iterato
         watcher.join()
         os.close(reader)
         for number, handler in before.items():
-            if handler is not None:  # a handler in C, which Python cannot set again
-                signal.signal(number, handler)
+            # A handler in C, None here, cannot be set again by Python.
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual if handler is None else handler)
 
 
 def _watch(
@@ -91,7 +92,8 @@ def _watch(
                 continue
             if not stop.is_set():
                 stop.set()
-                say("stopping: tiles in flight are finished first; press Ctrl-C again to end at once")
+                again_ends = "; press Ctrl-C again to end at once" if signal.SIGINT in heard else ""
+                say(f"stopping: tiles in flight are finished first{again_ends}")
             elif number == signal.SIGINT:
                 again += 1
                 deadline = min(deadline, time.monotonic() + (AGAIN_SECONDS if again == 1 else 0.0))

@@ -22,5 +22,5 @@ def plain_table(*headings: str, title: str | None = None) -> Table:
 def show_table(table: Table) -> None:
     """Print a table; in a pipe or a file no line is broken, unless COLUMNS gives a width."""
     on_screen = out.file.isatty() or out.is_jupyter or "COLUMNS" in os.environ
-    console = out if on_screen else Console(file=out.file, width=UNBROKEN, highlight=False)
+    console = out if on_screen else Console(file=out.file, width=UNBROKEN, height=out.height, highlight=False)
     console.print(table)

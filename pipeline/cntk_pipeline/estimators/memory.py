@@ -158,14 +158,15 @@ def fill_memory(
 def _is_in_range(x: Array | None, dtype: str) -> bool:
     """Tell whether samples are still samples in a dtype: numbers of a memory become no infinity and no zeros.
 
-    Of a graph, each number counts: its kernel is computed in float64.
+    Of a graph, each number counts, not its square: its kernel is computed in float64.
     """
     if x is None or x.dtype.kind != "f":
         return True
-    numbers, sizes = np.finfo(dtype), np.nan_to_num(np.abs(x))  # absent pixels are no numbers
+    numbers, sizes = np.finfo(dtype), np.nan_to_num(np.abs(x), copy=False)  # absent pixels are no numbers
+    least = float(numbers.tiny)
     if not is_graph(x.shape[1:]):
-        sizes = sizes.reshape(len(x), -1).max(axis=1)
-    return bool(np.all((sizes == 0) | ((sizes >= float(numbers.tiny) ** 0.5) & (sizes <= numbers.max))))
+        sizes, least = sizes.reshape(len(x), -1).max(axis=1), least**0.5
+    return bool(np.all((sizes == 0) | ((sizes >= least) & (sizes <= numbers.max))))
 
 
 class _Wanted:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -89,11 +89,25 @@ def require_no_draws(module: "nn.Module", image: Array) -> None:
         If it does, with what to do.
     """
     import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        """Sees the operations of this thread alone: others may draw meanwhile."""
+
+        drew = False
+
+        def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if torch.Tag.nondeterministic_seeded not in operation.tags:
+                return operation(*args, **(kwargs or {}))
+            before = torch.get_rng_state()  # some of these operations draw in training alone
+            found = operation(*args, **(kwargs or {}))
+            self.drew |= not torch.equal(torch.get_rng_state(), before)
+            return found
 
     before = torch.get_rng_state()
-    with torch_by_itself(), torch.no_grad():
+    with torch_by_itself(), Watch() as watch:
         outputs_of(module, image)
-    if not torch.equal(torch.get_rng_state(), before):
+    if watch.drew:
         torch.set_rng_state(before)
         raise LayerError(
             "the module draws random numbers as it is called, so that it has no kernel of two inputs alone: call its "

@@ -61,8 +61,10 @@ def stored(arrays: Mapping[str, object], place: StorePath) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # a folder that holds other files stays, and so do its parents
                 for empty in made:
                     empty.rmdir()
-            message, *others = error.args
-            error.args = (str(message).replace(f"npz {where}", "data").replace(str(where), "data"), *others)
+            error.args = tuple(
+                each.replace(f"npz {where}", "data").replace(str(where), "data") if isinstance(each, str) else each
+                for each in error.args
+            )
         raise
 
 

@@ -40,7 +40,9 @@ def key_path() -> Path | None:
     """Return the path of the key; None where this user has no home."""
     given = os.environ.get(KEY_VARIABLE)
     if given:
-        return Path(os.path.expanduser(given))
+        with contextlib.suppress(RuntimeError):  # the home of a user who is not known
+            return Path(given).expanduser()
+        return None
     try:
         return Path.home() / ".config" / "cntk" / "key"
     except RuntimeError:

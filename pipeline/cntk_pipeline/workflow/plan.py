@@ -296,9 +296,8 @@ def _plan_iteration(one: IterationForecast, systems: int, slots: int) -> Iterati
     return IterationPlan(tasks, systems * one.read_bytes, products + steps)
 
 
-def measure_product_rate() -> float:
-    """Measure the float64 matrix product on one thread, in floating-point operations a second."""
-    side = 512
+def measure_product_rate(side: int = 512) -> float:
+    """Measure the float64 product of square matrices on one thread, in floating-point operations a second."""
     a = np.ones((side, side))
     from threadpoolctl import threadpool_limits
 

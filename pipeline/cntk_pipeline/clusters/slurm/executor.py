@@ -198,7 +198,8 @@ def _hostnames(environment: Mapping[str, str]) -> list[str]:
         if shutil.which(program) is None:
             raise ConfigError(f"there is no {program} here: {_LEAVE_THE_JOB}")
     try:
-        return ask(["scontrol", "show", "hostnames", nodelist]).split()
+        said = ask(["scontrol", "show", "hostnames", nodelist]).splitlines()
+        return [line.strip() for line in said if re.fullmatch(r"\w[\w.-]*", line.strip())]  # no banner of the site
     except SubmissionFailed as error:
         raise WorkersLost(f"the nodes of job {environment['SLURM_JOB_ID']} cannot be asked for: {error}") from error
 

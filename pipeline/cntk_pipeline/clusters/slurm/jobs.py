@@ -102,8 +102,8 @@ def load_jobqueue() -> Any:
             'a "slurm" cluster driven from outside a job needs dask-jobqueue: pip install "cntk-pipeline[slurm]", '
             "or hand the driver to the cluster with `cntk submit`"
         ) from error
-    if handler is not None:  # a handler in C, which Python cannot set again
-        signal.signal(signal.SIGINT, handler)
+    # A handler in C, None here, cannot be set again by Python.
+    signal.signal(signal.SIGINT, signal.default_int_handler if handler is None else handler)
 
     class JobOfWorker(SLURMCluster.job_cls):  # type: ignore[misc]
         """A job whose number is found below a site's banner, and that no filter of the user's keeps from being ended.

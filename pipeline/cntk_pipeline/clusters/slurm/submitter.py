@@ -98,7 +98,8 @@ class SlurmSubmitter(Submitter):
         job = os.environ.get("SLURM_JOB_ID", "")
         try:
             said = ask(["squeue", "--noheader", f"--jobs={job}", "--format=%T|%M|%l"], patient=False)
-            state, spent, limit = said.strip().split("|")
+            line = next((line for line in said.splitlines() if line.count("|") == 2), "")  # below a site's banner
+            state, spent, limit = line.strip().split("|")
             left = time_limit_seconds(limit) - time_limit_seconds(spent)
         except (SubmissionFailed, ConfigError, ValueError):
             return "limit"
@@ -137,12 +138,13 @@ def job_status(job: str) -> JobStatus:
         if "Invalid job id" not in str(error):
             return JobStatus("unknown")
         said = ""
-    if said.strip():
+    if "|" in said:  # a site may print a banner
         return read_queue(said, job)
     # The controller forgets jobs some minutes after they end; many sites keep accounts.
     account = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State"]
     with contextlib.suppress(SubmissionFailed):
-        kept = read_account(ask(account, patient=False).partition("\n")[0], job)
+        lines = [line for line in ask(account, patient=False).splitlines() if line.strip()]  # below a site's banner
+        kept = read_account(lines[-1] if lines else "", job)
         if kept is not None:
             return kept
     return JobStatus("gone", "SLURM does not know it any more")

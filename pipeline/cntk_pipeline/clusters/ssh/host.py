@@ -84,7 +84,7 @@ def make_worker(assignment: Assignment, host: str, number: int) -> Any:
 
 
 async def serve(assignment: Assignment, pulse: Pulse, tell: Callable[[Announcement], None]) -> None:
-    """Run the ordered servers, announce their address, and end when the driver or the scheduler is gone."""
+    """Run the servers of the assignment, announce their address, and end when the driver or the scheduler is gone."""
     host = bind_address(assignment.interface)
     if assignment.scheduler is None:
         async with make_scheduler(assignment, host) as scheduler:
