@@ -259,8 +259,11 @@ def test_left_out_predictions_that_are_gone_cost_their_section_only(tmp_path: Pa
     tile.unlink()
     page = make_report_page(run)
     require_sound(page)
-    assert f"`cntk resume --verify {run.path}` computes" in page.numbers["lacking"]["reliability"]
+    assert f"No driver is at work: `cntk resume {run.path}` goes on" in page.numbers["lacking"]["reliability"]
     assert "mistakes" in page.numbers["sections"]
+    runs.resume(run.path, Recorder(), threading.Event())  # as the page says
+    assert tile.is_file()
+    assert "reliability" not in make_report_page(open_run(run.path)).numbers["lacking"]
 
 
 def test_the_command_writes_the_page_and_its_numbers(pictured_run: OpenRun, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from cntk_pipeline.opened import OpenRun
 from cntk_pipeline.opened.deviations import deviation_factors, deviations_of
 from cntk_pipeline.opened.systems import AskedReadout
 from cntk_pipeline.plots.base import Display, counted
-from cntk_pipeline.plots.chosen import known_labels, require_computed, the_system
+from cntk_pipeline.plots.chosen import known_labels, the_system
 from cntk_pipeline.plots.drawing import DRAWN, legend_below, legend_inches, number_text
 from cntk_pipeline.plots.scores import ACCURACY
 from cntk_pipeline.plots.style import COLOURS, INK, MARKERS, MUTED
@@ -126,7 +126,7 @@ class Deviation(Display):
         if data.task == "classification" and len(data.classes) < 2:
             raise ConfigError(f"{run.path} has one class: no prediction is wrong")
         means = run.predictions(system.readout, system.ridge)
-        variances = require_computed(run, np.asarray(found["variance"]), f"the posterior variances of {system.label}")
+        variances = np.asarray(found["variance"])
         factors = deviation_factors(run.directory, system)
         if data.task == "regression":
             return cls._of_regression(run, system.label, system.absolute_ridge, variances, factors, means - labels)
