@@ -160,7 +160,5 @@ def test_variances_in_quarantine_are_not_computed_yet(
     copy = open_run(shutil.copytree(str(whole.path), tmp_path / "copy"))
     flip_bit(max((tmp_path / "copy").glob("solve/*/inference/posterior_variance.zarr/variance/c/*")))
     assert [task.stage.kind for task in runs.verify(copy.path).bad] == ["posterior_variance"]
-    with pytest.raises(NotComputed, match=r"posterior_variance of depth2-ntk.* not computed yet, . of . .*`cntk resume"):
-        NotComputed, match=r"posterior_variance of depth2-ntk.* is not computed yet, \d of \d .*`cntk resume"
-    ):
+    with pytest.raises(NotComputed, match=r"posterior_variance of depth2-ntk.* not computed yet, .*`cntk resume"):
         Deviation.from_run(copy)
