@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from support.foreign_handler import run_beside_it
 from support.problems import Recorder
 from support.processes import receipts, wait_until
 
@@ -199,8 +200,6 @@ def test_ctrl_c_stays_ignored_for_a_command_in_the_background_of_a_script(start:
 
 
 FOREIGN = """
-from support.foreign_handler import set_foreign_handler
-set_foreign_handler()
 from cntk_pipeline.cli.stopping import stop_on_signals
 from cntk_pipeline.clusters.slurm.jobs import load_jobqueue
 with stop_on_signals(print, 1.0):
@@ -213,11 +212,7 @@ print("gone on")
 
 def test_a_handler_in_c_of_somebody_else_ends_no_command() -> None:
     """Seen to fail: TypeError at the end of a complete run, since Python cannot set such a handler again."""
-    tests = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(tests), str(tests.parent / "pipeline")])
-    command, environment = [sys.executable, "-c", FOREIGN], os.environ | {"PYTHONPATH": paths}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (0, "gone on\n"), done.stderr
+    assert run_beside_it(FOREIGN) == "gone on\n"
 
 
 @pytest.mark.timeout(300)

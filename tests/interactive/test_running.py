@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.foreign_handler import run_beside_it
 from support.problems import TEST, TRAIN, Recorder, require_same, toml
 
 import cntk_pipeline
@@ -206,8 +207,6 @@ def test_the_first_interrupt_lets_tiles_finish_and_the_same_call_goes_on(
 
 
 FOREIGN = """
-from support.foreign_handler import set_foreign_handler
-set_foreign_handler()
 from cntk_pipeline.interactive import running
 with running._stop_on_interrupt(running._Silent()) as stop:
     pass
@@ -217,11 +216,7 @@ print("done")
 
 def test_a_handler_of_ctrl_c_in_c_is_left_as_it_is() -> None:
     """Seen to fail: TypeError when the run was complete, since Python cannot set such a handler again."""
-    tests = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(tests), str(tests.parent / "pipeline")])
-    command, environment = [sys.executable, "-c", FOREIGN], os.environ | {"PYTHONPATH": paths}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert run_beside_it(FOREIGN) == "done\n"
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:

@@ -67,13 +67,18 @@ _REASONS = {
 """The meaning of reasons, by their beginnings."""
 
 
+def find_fields(said: str, count: int) -> list[str] | None:
+    """Find the first line of ``squeue`` with so many fields; others, as of a site's banner, are passed over."""
+    lines = (line.strip().split("|", count - 1) for line in said.splitlines())
+    return next((fields for fields in lines if len(fields) == count), None)
+
+
 def read_queue(said: str, job: str) -> JobStatus:
-    """Read the answer of ``squeue`` in `QUEUE_FORMAT`; other lines, as of a site's banner, are passed over."""
-    lines = (line.strip().split("|", 4) for line in said.splitlines())
-    whole = next((fields for fields in lines if len(fields) == 5), None)
-    if whole is None:
+    """Read the answer of ``squeue`` in `QUEUE_FORMAT`."""
+    fields = find_fields(said, 5)
+    if fields is None:
         return JobStatus("unknown")
-    state, nodes, left, start, reason = whole
+    state, nodes, left, start, reason = fields
     where = f" on {nodes}" if nodes else ""
     if state in _QUEUED:
         expected = "" if start in ("N/A", "") else f"expected to begin at {start}"

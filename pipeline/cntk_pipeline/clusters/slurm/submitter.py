@@ -20,7 +20,7 @@ from cntk_pipeline.clusters.slurm.directives import (
     time_limit_seconds,
 )
 from cntk_pipeline.clusters.slurm.options import SlurmOptions
-from cntk_pipeline.clusters.slurm.states import QUEUE_FORMAT, read_account, read_queue
+from cntk_pipeline.clusters.slurm.states import QUEUE_FORMAT, find_fields, read_account, read_queue
 from cntk_pipeline.clusters.submitter import (
     Cause,
     JobStatus,
@@ -98,8 +98,10 @@ class SlurmSubmitter(Submitter):
         job = os.environ.get("SLURM_JOB_ID", "")
         try:
             said = ask(["squeue", "--noheader", f"--jobs={job}", "--format=%T|%M|%l"], patient=False)
-            line = next((line for line in said.splitlines() if line.count("|") == 2), "")  # below a site's banner
-            state, spent, limit = line.strip().split("|")
+            fields = find_fields(said, 3)
+            if fields is None:
+                return "limit"
+            state, spent, limit = fields
             left = time_limit_seconds(limit) - time_limit_seconds(spent)
         except (SubmissionFailed, ConfigError, ValueError):
             return "limit"
