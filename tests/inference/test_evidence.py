@@ -239,7 +239,8 @@ def test_a_damaged_factor_is_repaired_before_the_evidence(run_small: Run) -> Non
 def test_a_singular_kernel_without_a_ridge_has_no_evidence(run_small: Run) -> None:
     run = run_small(readouts=ONE, kernel={"dtype": "float64"}, solve={"ridges": [1.0]})
     kernel = np.eye(TRAIN)
-    kernel[0, 1] = kernel[1, 0] = 1 - 4e-16  # the factorisation does not see that these two are one
+    kernel[:2, :2] = 1e3  # 18 times the mean diagonal, by whose rounding the factorisation refuses pivots
+    kernel[0, 1] = kernel[1, 0] = 1e3 - 4e-13  # so that it does not see that these two are one
     plant_matrix(run, kernel)
     with pytest.raises(NotPositiveDefinite, match=r"evidence.*singular up to rounding: pivot .* row 1.*larger ridge"):
         run_small(readouts=ONE, kernel={"dtype": "float64"}, solve={"ridges": [0.0]}, inference=ASKED)

@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 from support.problems import Recorder, scale_an_entry, whole_matrix
 from support.processes import begun
-from support.systems import split_everything
+from support.systems import plant_matrix, split_everything
 
 from cntk_pipeline.config import RunConfig
 from cntk_pipeline.datasets import one_hot_targets
@@ -92,6 +92,22 @@ def test_a_singular_kernel_without_ridge_names_the_row_and_suggests_a_ridge(run_
         run_small(solve={"ridges": [0.0]}, data={"standardize": False}, readouts={"poolings": ["flatten"]})
     assert caught.value.row == 4
     assert caught.value.pivot <= 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e6])
+def test_a_pivot_that_is_rounding_is_refused_though_it_is_positive(run_small: Run, scale: float) -> None:
+    only = {"readouts": {"poolings": ["flatten"], "kinds": ["ntk"]}, "kernel": {"dtype": "float64"}}
+    run = run_small(solve={"ridges": [1.0]}, **only)
+    kernel = np.eye(37)
+    kernel[20, 30] = kernel[30, 20] = 1 - 4e-16  # one image twice, and the last digits of its values differ
+    plant_matrix(run, scale * kernel)
+    assert np.linalg.cholesky(scale * kernel)[30, 30] > 0
+    message = r"pivot \S+ at training row 30, where rounding makes 8\.2e\S+\. The smallest eigenvalue"
+    with pytest.raises(NotPositiveDefinite, match=message) as caught:
+        run_small(solve={"ridges": [0.0]}, **only)
+    assert caught.value.row == 30
+    suggested = float(re.findall(r"(\S+) absolute", str(caught.value))[0])
+    assert make_report(run_small(solve={"ridges": [suggested], "ridge_mode": "absolute"}, **only)).complete
 
 
 def test_the_suggested_ridge_is_enough_for_a_kernel_that_is_singular(run_small: Run) -> None:

@@ -152,8 +152,8 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
     Raises
     ------
     NotPositiveDefinite
-        If a pivot is not positive, with its global row and value. A sufficient ridge depends on an eigenvalue; the
-        driver has it computed.
+        If a pivot is not positive, or rounding alone, with its global row and value. A sufficient ridge depends on an
+        eigenvalue; the driver has it computed.
     """
     work = open_work(run_path, task)
     row, col = task.row, task.col
@@ -164,6 +164,7 @@ def factor_tile(run_path: str, task: Task) -> Receipt:
     _subtract_products(work, tile, range(col - finish_width(work.cut.pieces) if summed else 0, col))
     if row == col:
         _require_positive(factor_lower(tile), tile, work)
+        _require_significant(np.square(np.diagonal(tile)), work)
     else:
         solve_right(float64(work.solved("factor").read_mapped(col, col)), tile)
     release_slot()
@@ -257,6 +258,25 @@ def _require_positive(k: int, block: Array, work: Work) -> None:
     )
     pivot, row = float(corner[-1, -1] - above @ above), work.cut.bounds(work.task.row)[0] + k
     raise not_positive_definite(work.kernel, f"pivot {pivot:.3g} at training row {row}", row, pivot)
+
+
+def _require_significant(pivots: Array, work: Work) -> None:
+    """Raise where the pivots of a diagonal tile, ``(m,)``, are rounding: a solution would be noise times their inverse.
+
+    Rounding makes n units in the last place of the diagonal (Higham 2002, theorem 10.3). No more than that of the mean
+    diagonal is asked for, so that the ridge that the error names is enough.
+    """
+    kernel, count = work.kernel, work.run.train_cut.count
+    begin, end = work.cut.bounds(work.task.row)
+    unit = count * float(np.finfo(np.float64).eps)
+    diagonal = kernel.variance("train", (begin, end)) + work.system.absolute_ridge
+    if (pivots > unit * diagonal).all():
+        return
+    rounding = unit * np.minimum(diagonal, kernel.mean_diagonal())
+    for k in np.flatnonzero(pivots <= rounding)[:1]:
+        row, pivot = begin + int(k), float(pivots[k])
+        found = f"pivot {pivot:.3g} at training row {row}, where rounding makes {rounding[k]:.1e}"
+        raise not_positive_definite(kernel, found, row, pivot)
 
 
 class Cholesky(Solver):
